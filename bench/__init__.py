@@ -1,0 +1,1 @@
+"""Tools that test, show and measure fastcopy on one machine; nothing here is installed with the driver."""

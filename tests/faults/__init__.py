@@ -1,0 +1,1 @@
+"""Crash walk, power cuts, faulty links and deliberate breakages."""

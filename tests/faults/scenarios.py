@@ -1,0 +1,209 @@
+"""Scenarios: what is there before an action, what the action is, and what must be there afterwards.
+
+Layouts are in one character a chunk, see `site.content`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from .arrows import Arrow
+from .site import CHUNK, Site, content, write_image
+
+OLD = "AB.aC0AbD"  # a hole, zeros, a chunk that repeats, some that compress
+NEW = "AX.aC0AbYE"  # of which the host has the most
+SAME_SIZE = "AX.aC.AYD"
+QCOW2 = "QB.aC0AbD"
+QCOW2_USED = "QX.aC.AYDE"
+
+VM, OTHER_VM = 1, 7
+_MIB = 1024 * 1024
+
+Spec = Dict[str, Any]
+Run = Callable[[Spec, Optional[Arrow]], None]
+"""Runs an action of which nothing is expected to fail; if an arrow is given, all processes are killed there."""
+
+
+def grown(layout: str, size: int) -> bytes:
+    """The content of a disk of *size* bytes that begins with an image."""
+    data = content(layout)
+    return data + bytes(size - len(data))
+
+
+def nothing(site: Site, run: Run) -> None:
+    """The host has never seen an image."""
+
+
+def _warm(site: Site, run: Run) -> None:
+    """Another VM was made of the same image."""
+    run(for_vm(OTHER_VM, CLONE_COLD.spec(site)), None)
+
+
+def _older(site: Site, run: Run) -> None:
+    """Another VM was made of an older version."""
+    write_image(site.image, OLD)
+    _warm(site, run)
+    write_image(site.image, NEW)
+
+
+def _half(site: Site, run: Run) -> None:
+    """An earlier clone was killed in the middle, with all processes."""
+    run(CLONE_COLD.spec(site), Arrow("lane", "write {staging}", 4))
+
+
+def _used(site: Site, run: Run) -> None:
+    """The host has a disk of the VM, of the image's size."""
+    site.put_disk(VM, SAME_SIZE)
+
+
+def _used_and_grown(site: Site, run: Run) -> None:
+    """The host has a disk of the VM that was made larger."""
+    site.put_disk(VM, NEW)
+
+
+def _half_back(site: Site, run: Run) -> None:
+    """An earlier mvds was killed in the middle."""
+    site.put_disk(VM, NEW)
+    run(MVDS.spec(site), Arrow("frontend", "write image staging", 2))
+
+
+def _warm_tree(site: Site, run: Run) -> None:
+    """Another VM was made of the same qcow2 image."""
+    run(for_vm(OTHER_VM, CLONE_TREE.spec(site)), None)
+
+
+def _half_tree(site: Site, run: Run) -> None:
+    """An earlier clone of a qcow2 image was killed in the middle."""
+    run(CLONE_TREE.spec(site), Arrow("lane", "write {staging}", 4))
+
+
+def _over_tree(site: Site, run: Run) -> None:
+    """An earlier attempt left a tree, and a snapshot was made in it; its first file is another than the active one."""
+    site.put_tree(VM, QCOW2_USED, "2", beside="01")
+
+
+def _over_first_tree(site: Site, run: Run) -> None:
+    """An earlier attempt left a tree of one file."""
+    site.put_tree(VM, QCOW2_USED)
+
+
+def _used_flat(site: Site, run: Run) -> None:
+    """The host has a flat qcow2 disk, as the `ssh` driver leaves it."""
+    site.put_disk(VM, QCOW2_USED)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One action from one state.
+
+    *image* is the image's layout before it ("": none), *result* the content that the action makes, *disk* what oned
+    says of the disk's size and original size, in MiB, *mode* the image's permissions where the action replaces it.
+    *prepare* makes the rest of the state.
+    """
+
+    name: str
+    action: str
+    image: str
+    result: bytes = field(repr=False)
+    prepare: Callable[[Site, Run], None]
+    disk: Tuple[Optional[int], Optional[int]] = (None, None)
+    mode: int = 0o660
+    format: str = "raw"
+    lacking: Tuple[str, ...] = ()
+    arrows: str = ""
+    in_tree: bool = False
+    inline: int = 0
+
+    def spec(self, site: Site) -> Spec:
+        """What the processes need to know of it."""
+        source, disk = f"fe:{site.image}", f"host:{site.disk(VM)}"
+        argv = [source, disk, str(VM), "0"] if self.action == "clone" else [disk, source, str(VM), "1"]
+        return {
+            "action": self.action,
+            "argv": argv,
+            "one_location": str(site.one),
+            "base": str(site.base),
+            "images": str(site.images),
+            "host_mount": str(site.host),
+            "disk": self.disk,
+            "format": self.format,
+            "lacking": self.lacking,
+            "lanes": 1,
+            "inline": self.inline,
+            "chunk": CHUNK,
+            "log": None,
+            "plan": None,
+            "mutant": "",
+        }
+
+
+def for_vm(vm: int, spec: Spec) -> Spec:
+    """The same action for another VM."""
+    argv = [word.replace(f"/{VM}/disk", f"/{vm}/disk") for word in spec["argv"]]
+    return {**spec, "argv": [*argv[:2], str(vm), argv[3]]}
+
+
+CLONE_COLD = Scenario("clone cold", "clone", OLD, content(OLD), nothing)
+CLONE_GROWN = Scenario("clone grown", "clone", OLD, grown(OLD, 2 * _MIB), nothing, (2, 1))
+CLONE_WARM = Scenario("clone warm", "clone", OLD, content(OLD), _warm)
+CLONE_NEXT = Scenario("clone next version", "clone", NEW, content(NEW), _older)
+CLONE_RESUMED = Scenario("clone resumed", "clone", OLD, content(OLD), _half)
+MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used)
+MVDS_GROWN = Scenario("mvds grown", "mvds", OLD, content(NEW), _used_and_grown)
+MVDS_READ_ONLY = Scenario("mvds to a read-only image", "mvds", OLD, content(NEW), _used_and_grown, mode=0o440)
+MVDS_FIRST = Scenario("mvds without an image", "mvds", "", content(NEW), _used_and_grown)
+MVDS_RESUMED = Scenario("mvds resumed", "mvds", OLD, content(NEW), _half_back)
+
+# All that makes a tree of the file, without what another scenario has walked.
+_TREES = "tree|make_link|[a-z_]+ (disk|disk staging|disk staging -> .*|VM directory)$"
+
+CLONE_TREE = Scenario("clone qcow2", "clone", QCOW2, content(QCOW2), nothing, format="qcow2")
+CLONE_TREE_WARM = Scenario("clone qcow2 warm", "clone", QCOW2, content(QCOW2), _warm_tree, format="qcow2")
+CLONE_TREE_RESUMED = Scenario("clone qcow2 resumed", "clone", QCOW2, content(QCOW2), _half_tree, format="qcow2")
+CLONE_OVER_TREE = Scenario(
+    "clone qcow2 over a tree", "clone", QCOW2, content(QCOW2), _over_tree, format="qcow2", arrows=_TREES
+)
+CLONE_WITHOUT_EXCHANGE = Scenario(
+    "clone qcow2 over a tree without exchange",
+    "clone", QCOW2, content(QCOW2), _over_tree, format="qcow2", lacking=("exchange",), arrows=_TREES,
+)
+CLONE_OVER_FIRST = Scenario(
+    "clone qcow2 over a tree of one file, without exchange",
+    "clone", QCOW2, content(QCOW2), _over_first_tree, format="qcow2", lacking=("exchange",), arrows=_TREES,
+)
+CLONE_OVER_FLAT = Scenario(
+    "clone qcow2 over a flat one", "clone", QCOW2, content(QCOW2), _used_flat, format="qcow2", arrows=_TREES
+)
+MVDS_TREE = Scenario("mvds qcow2", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2")
+MVDS_FLAT = Scenario("mvds flat qcow2", "mvds", QCOW2, content(QCOW2_USED), _used_flat, format="qcow2")
+CLONE_INLINE = Scenario("clone without lanes", "clone", OLD, content(OLD), nothing, inline=1 << 24)
+MVDS_INLINE = Scenario("mvds without lanes", "mvds", OLD, content(NEW), _used_and_grown, inline=1 << 24)
+MVDS_INTO_TREE = Scenario(
+    "mvds qcow2 into a tree", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2", in_tree=True
+)
+
+SCENARIOS = [
+    CLONE_COLD,
+    CLONE_GROWN,
+    CLONE_WARM,
+    CLONE_NEXT,
+    CLONE_RESUMED,
+    MVDS,
+    MVDS_GROWN,
+    MVDS_READ_ONLY,
+    MVDS_FIRST,
+    MVDS_RESUMED,
+    CLONE_TREE,
+    CLONE_TREE_WARM,
+    CLONE_TREE_RESUMED,
+    CLONE_OVER_TREE,
+    CLONE_WITHOUT_EXCHANGE,
+    CLONE_OVER_FIRST,
+    CLONE_OVER_FLAT,
+    MVDS_TREE,
+    MVDS_FLAT,
+    MVDS_INTO_TREE,
+    CLONE_INLINE,
+    MVDS_INLINE,
+]

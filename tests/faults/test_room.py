@@ -1,0 +1,75 @@
+"""Full file systems, real ones: the error names both sizes, nothing is left half, and with room the action succeeds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from .invariants import State, left_over
+from .scenarios import CLONE_COLD, MVDS, OTHER_VM
+from .site import Site, Volume
+from .walk import Harness, Walk
+
+NEEDS_MOUNTS = True
+pytestmark = pytest.mark.root
+
+_SMALL = 16  # MiB, of which ext4's journal takes a part
+_LEFT = 200 * 1024  # bytes: less than any of the images needs
+
+
+def _fill(volume: Volume, left: int) -> Path:
+    """Leave only so many bytes free."""
+    filler = volume.mount / "filler"
+    with filler.open("wb") as file:
+        room = os.statvfs(volume.mount)
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - left)
+    return filler
+
+
+def test_a_full_host(harness: Harness, mounts: Callable[..., Volume], tmp_path: Path) -> None:
+    volume = mounts("ext4", _SMALL)
+    site = Site(volume.mount, tmp_path)
+    walk = Walk(harness, site, CLONE_COLD)
+    site.restore(None)
+    state = State(site, CLONE_COLD)
+    filler = _fill(volume, _LEFT)
+    outcome = harness.run(walk.spec)
+    assert outcome.code == 1 and "needs 1 MiB and the file system has 0 MiB free: make room" in outcome.errors
+    assert state.after_crash() == []
+    filler.unlink()
+    assert harness.run(walk.spec).code == 0
+    assert state.after_success() + left_over(site) == []
+
+
+def test_a_host_with_room_for_the_disk_and_not_for_the_cache(
+    harness: Harness, mounts: Callable[..., Volume], tmp_path: Path
+) -> None:
+    volume = mounts("ext4", _SMALL)
+    site = Site(volume.mount, tmp_path)
+    walk = Walk(harness, site, CLONE_COLD)
+    site.restore(None)
+    state = State(site, CLONE_COLD)
+    _fill(volume, len(CLONE_COLD.result) + _LEFT)
+    outcome = harness.run(walk.spec)
+    assert outcome.code == 0 and "past the cache" in outcome.errors, outcome.errors
+    assert state.after_success() + left_over(site) == []
+    assert not list(site.cache.glob("*.img"))
+
+
+def test_a_full_datastore(harness: Harness, mounts: Callable[..., Volume], tmp_path: Path) -> None:
+    volume = mounts("ext4", _SMALL)
+    site = Site(tmp_path, volume.mount)
+    walk = Walk(harness, site, MVDS)
+    site.restore(MVDS.image)
+    site.put_disk(OTHER_VM, "Z")
+    state = State(site, MVDS)
+    filler = _fill(volume, _LEFT)
+    outcome = harness.run(walk.spec)
+    assert outcome.code == 1 and "make room there and repeat" in outcome.errors, outcome.errors
+    assert state.after_crash() == []
+    filler.unlink()
+    assert harness.run(walk.spec).code == 0
+    assert state.after_success() + left_over(site) == []

@@ -1,0 +1,176 @@
+"""The daemon's socket, and when it ends; what it does for real is in tests/e2e/test_daemon.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import Awaitable, Callable, List, Optional
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tm_fastcopy.core.errors import FastcopyError
+from tm_fastcopy.frontend import daemon as module
+from tm_fastcopy.frontend.daemon import MAGIC, Daemon, Request, listen
+from tm_fastcopy.frontend.services import Services
+
+
+def packed(*fields: bytes) -> bytes:
+    return b"".join(field + b"\0" for field in fields)
+
+
+def test_a_call_is_read() -> None:
+    raw = packed(MAGIC, b"3", b"clone", b"a b", b"\xff", b"ONE_AUTH=/x=y", b"EMPTY=")
+    request = Request.parse(raw)
+    assert request.argv == ["clone", "a b", os.fsdecode(b"\xff")]
+    assert request.environ == {"ONE_AUTH": "/x=y", "EMPTY": ""}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\0",
+        packed(MAGIC),
+        packed(b"fastcopy-call 2", b"0"),
+        packed(MAGIC, b"x"),
+        packed(MAGIC, b"-1"),
+        packed(MAGIC, b"2", b"clone"),
+        packed(MAGIC, b"1", b"clone")[:-1],
+    ],
+)
+def test_what_is_no_call_is_refused(raw: bytes) -> None:
+    with pytest.raises(FastcopyError, match="no call"):
+        Request.parse(raw)
+
+
+@given(st.binary(max_size=200))
+def test_nothing_else_happens_whatever_comes(raw: bytes) -> None:
+    for text in (raw, MAGIC + b"\0" + raw):
+        try:
+            Request.parse(text)
+        except FastcopyError:
+            pass
+
+
+# --- serving -------------------------------------------------------------------------------------------------------
+
+
+class House:
+    """A daemon that serves in a directory of the test's."""
+
+    def __init__(self, directory: Path, idle_exit: Optional[float] = None, decline: bool = False) -> None:
+        self.path = directory / "state" / "daemon-here.sock"
+        self.file = directory / "fastcopy.yaml"
+        self._options = idle_exit, self.file, decline
+
+    async def live(self, scene: Callable[[Daemon], Awaitable[None]]) -> None:
+        seat = listen(self.path)
+        assert seat is not None
+        daemon = Daemon(Services(keep=True), *self._options)
+        serving = asyncio.ensure_future(daemon.serve(*seat))
+        try:
+            await asyncio.wait_for(scene(daemon), 20)
+            daemon.ending.set()
+        finally:
+            daemon.ending.set()
+            await asyncio.wait_for(serving, 20)
+        assert not self.path.exists()
+        again = listen(self.path)  # the lock was given back
+        assert again is not None
+        again[0].close()
+        os.close(again[1])
+
+    async def say(self, *fields: bytes) -> List[bytes]:
+        """Send a call and return the lines that come back."""
+        reader, writer = await asyncio.open_unix_connection(self.path)
+        raw = packed(*fields)
+        writer.write(len(raw).to_bytes(4, "big") + raw)
+        said = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return said.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`listen` changes the directory of its process; a test gives it back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "_LOOK", 0.05)
+
+
+def test_an_unknown_action_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(_: Daemon) -> None:
+        assert await house.say(MAGIC, b"1", b"explode") == [b"Efastcopy has no action 'explode'", b"X1"]
+        assert await house.say(MAGIC, b"0") == [b"Efastcopy was called without an action", b"X1"]
+        assert await house.say(b"nonsense", b"0") == []
+        assert stat.S_IMODE(house.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(house.path.parent.stat().st_mode) == 0o700
+
+    asyncio.run(house.live(scene))
+
+
+def test_the_environment_is_the_calls(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(_: Daemon) -> None:
+        said = await house.say(MAGIC, b"1", b"clone", b"ONE_AUTH=/nonexistent/auth")
+        assert said[0].startswith(b"Ethe credentials for oned cannot be read: /nonexistent/auth") and said[1] == b"X1"
+
+    asyncio.run(house.live(scene))
+
+
+def test_it_ends_when_nothing_is_asked(tmp_path: Path) -> None:
+    house = House(tmp_path, idle_exit=0.3)
+
+    async def scene(daemon: Daemon) -> None:
+        await house.say(MAGIC, b"1", b"explode")
+        await asyncio.wait_for(daemon.ending.wait(), 10)
+
+    asyncio.run(house.live(scene))
+
+
+def test_told_to_decline_it_sends_clients_away(tmp_path: Path) -> None:
+    house = House(tmp_path, decline=True)
+
+    async def scene(_: Daemon) -> None:
+        assert await house.say(MAGIC, b"1", b"clone") == [b"N"]
+
+    asyncio.run(house.live(scene))
+
+
+def test_another_configuration_is_another_daemons(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(daemon: Daemon) -> None:
+        assert await house.say(MAGIC, b"1", b"explode") != [b"R"]
+        house.file.write_text("lanes: 3\n")
+        await asyncio.wait_for(daemon.ending.wait(), 10)
+
+    asyncio.run(house.live(scene))
+
+
+def test_there_is_one_at_a_time(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(_: Daemon) -> None:
+        assert listen(house.path) is None
+        assert await house.say(MAGIC, b"0")  # and the first one still serves
+
+    asyncio.run(house.live(scene))
+
+
+def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.path.parent.mkdir()
+    house.path.write_text("left")
+
+    async def scene(_: Daemon) -> None:
+        assert await house.say(MAGIC, b"0")
+
+    asyncio.run(house.live(scene))

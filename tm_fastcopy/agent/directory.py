@@ -1,0 +1,223 @@
+"""A VM's directory on this host: opened without following links, guarded by a lock and a fence.
+
+The guard is an flock on the directory itself: it needs no file, and ends with the process.  The fence (the VM's history
+sequence, a number that grows with every action) is kept for each disk in an extended attribute of the directory, and is
+looked at again right before a disk is published: an older action that still runs somewhere finds itself superseded.
+Where the file system has no user attributes, the lock alone stands guard.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import time
+from typing import Callable, List, Tuple
+
+from ..core.errors import FastcopyError, Refused, Superseded, classify
+from ..core.files import Files, lock
+from ..core.paths import disk_name, has, open_base, open_directory
+from ..core.publish import staging_name
+
+GUARD_WAIT = 60.0  # seconds; twice what an agent whose front-end vanished needs to notice and go
+_ATTRIBUTE = "user.fastcopy.fence."
+_ALL = "all"  # the fence of an action on the whole directory
+# The fence of a directory that was removed lies on the datastore's, so that an older action does not make it anew.
+_GONE = "user.fastcopy.gone."
+_MOST_GONE = 32  # of them at once: ext4 keeps all attributes of a file in 4 KiB
+# On a read-only file system (what is left of a broken disk, perhaps) nothing is published: a disk can still be read.
+_NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ENODATA, errno.EROFS}
+_MONITOR = ".monitor"
+
+_SKEW = 10_000_000  # microseconds by which clocks of front-ends and hosts may differ
+_BRIEFLY = 2.0  # seconds
+
+Fence = Tuple[int, int]
+"""History sequence of the VM, and the time at which the action began, in microseconds since the epoch."""
+
+
+def _lock_briefly(fd: int) -> None:
+    """Take a lock that is held for two system calls at a time, or go on without it.
+
+    A user of the host who may read the datastore's directory can hold it for ever.  It only keeps two actions that
+    begin in the same microsecond apart, so it is not worth waiting for.
+    """
+    deadline = time.monotonic() + _BRIEFLY
+    while not lock(fd) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def open_datastore(base: str) -> int:
+    """Open the directory of a system datastore; `Refused` if *base* cannot be one."""
+    if not re.fullmatch(r"/.*/[0-9]{1,9}/?", base):
+        raise Refused(f"{base} is not the directory of a datastore, which ends in the datastore's id")
+    return open_base(base)
+
+
+class VmDirectory:
+    """The directory of VM *vm* in the system datastore *base*, guarded for the disk *name* from `enter` to `leave`.
+
+    The name "" stands for the whole directory.
+    """
+
+    def __init__(self, files: Files, base: str, vm: int, name: str, fence: Fence) -> None:
+        self.files, self.vm, self.name, self.fence = files, vm, name and disk_name(name), fence
+        self.base = base
+        self.base_fd = open_datastore(base)
+        self.fd = -1
+        self.path = f"{base}/{vm}"
+
+    @property
+    def disk(self) -> str:
+        """Full path of the disk."""
+        return f"{self.path}/{self.name}"
+
+    def enter(
+        self, create: bool, driver: str, wait: float = GUARD_WAIT, alive: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Open (or create) the directory and take its guard; `FastcopyError` if another action keeps it.
+
+        Waiting ends also when *alive* says that nobody waits for the answer any more.
+        """
+        if create:
+            self._create(driver)
+        deadline = time.monotonic() + wait
+        self._open()
+        self._claim()
+        while not lock(self.fd) or os.fstat(self.fd).st_nlink == 0:
+            if not alive():
+                raise Superseded(f"the front-end went away while {self.path} was waited for")
+            if time.monotonic() > deadline:
+                raise FastcopyError(
+                    f"another action has been at work in {self.path} for {wait:.0f} s: repeat this one when it is done"
+                )
+            time.sleep(0.05)
+            if os.fstat(self.fd).st_nlink == 0:
+                self.check_fence()  # who removed it may be newer than we are
+                if create:
+                    self._create(driver)
+                self._open()
+                self._claim()
+        self.check_fence()
+
+    def _open(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self.fd = open_directory(self.base_fd, str(self.vm), self.path)
+
+    def _create(self, driver: str) -> None:
+        self._check_fence(self.base_fd, _GONE + str(self.vm))
+        try:
+            if self.files.make_directory(self.base_fd, str(self.vm), 0o755):
+                self.files.sync_directory(self.base_fd)
+        except OSError as error:
+            raise classify(error, f"creating {self.path}") from error
+        try:
+            self._monitor(driver)
+        except OSError as error:
+            raise classify(error, f"writing {self.base}/{_MONITOR}") from error
+
+    def _monitor(self, driver: str) -> None:
+        """Let the host's probes know which driver's `monitor_ds` to run here."""
+        wanted = driver.encode() + b"\n"
+        try:
+            fd = os.open(_MONITOR, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.base_fd)
+            try:
+                if os.read(fd, 256) == wanted:
+                    return
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            pass
+        # Always the same staging name, so that none is left for ever; so one at a time.
+        guard = open_base(self.base)
+        try:
+            _lock_briefly(guard)
+            self._write_monitor(wanted)
+        finally:
+            os.close(guard)
+
+    def _write_monitor(self, wanted: bytes) -> None:
+        staging = staging_name(_MONITOR)
+        self.files.unlink(self.base_fd, staging)
+        fd = self.files.create(self.base_fd, staging, 0o644)
+        try:
+            self.files.write(fd, wanted, 0)
+            self.files.sync(fd)
+            self.files.rename(self.base_fd, staging, _MONITOR)
+        finally:
+            os.close(fd)
+            self.files.unlink(self.base_fd, staging)
+
+    def _claim(self) -> None:
+        """Write our fence down, before the lock is waited for: whoever holds it must not publish any more.
+
+        The claims of two actions are kept apart by a lock on the datastore's directory, held for two system calls
+        (and, once in a datastore's life, while `.monitor` is written).
+        """
+        fd = open_base(self.base)
+        try:
+            _lock_briefly(fd)
+            self.check_fence()
+            try:
+                os.setxattr(self.fd, _ATTRIBUTE + (self.name or _ALL), b"%d %d" % self.fence)
+            except OSError as error:
+                if error.errno not in _NO_ATTRIBUTES:
+                    raise classify(error, f"marking {self.path}") from error
+        finally:
+            os.close(fd)
+
+    def check_fence(self) -> None:
+        """Raise `Superseded` if a newer action has claimed this disk, or the whole directory; and for the whole
+        directory, if one has claimed anything in it."""
+        for attribute in {_ATTRIBUTE + self.name, _ATTRIBUTE + _ALL} if self.name else self._fences():
+            self._check_fence(self.fd, attribute)
+
+    def _fences(self) -> List[str]:
+        try:
+            return [name for name in os.listxattr(self.fd) if name.startswith(_ATTRIBUTE)]
+        except OSError:
+            return []
+
+    def _check_fence(self, fd: int, attribute: str) -> None:
+        try:
+            raw = os.getxattr(fd, attribute)
+            seq, action = (int(word) for word in raw.split())
+        except (OSError, ValueError):
+            return
+        if seq == self.fence[0] and action > time.time_ns() // 1000 + _SKEW:
+            return  # from a clock that was wrong: believed, it would keep every action out until the time it names
+        if (seq, action) > self.fence:
+            raise Superseded(f"a newer action has taken over {self.disk}; this one stops and changes nothing more")
+
+    def publishable(self, alive: Callable[[], bool]) -> None:
+        """Raise unless this action may still give the disk its name: not superseded, and its front-end is there."""
+        self.check_fence()
+        if not alive():
+            raise Superseded(f"the front-end went away, so {self.disk} is not published")
+        status = has(self.fd, self.name)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            raise Refused(f"{self.disk} is a directory; remove it and repeat the action")
+
+    def mark_gone(self) -> None:
+        """Leave the fence behind: the directory is about to be removed.  A help only."""
+        try:
+            found = sorted(
+                (os.getxattr(self.base_fd, name).split()[-1:], name)
+                for name in os.listxattr(self.base_fd)
+                if name.startswith(_GONE)
+            )
+            for _, name in found[: max(0, len(found) - _MOST_GONE + 1)]:
+                os.removexattr(self.base_fd, name)
+            os.setxattr(self.base_fd, _GONE + str(self.vm), b"%d %d" % self.fence)
+        except OSError:
+            pass
+
+    def leave(self) -> None:
+        """Release the guard."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        os.close(self.base_fd)

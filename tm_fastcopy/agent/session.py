@@ -1,0 +1,271 @@
+"""Session: what the agent does for each message of one conversation.
+
+One conversation serves one action on one VM directory, whose guard it holds from `Open` to its end; or
+the upkeep of a cache, from `OpenCache` on.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Dict, Optional, Tuple, Type
+
+from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, classify
+from ..core.files import Files
+from ..core.hashing import hash_page
+from ..core.identity import Identity, boot_id
+from ..core.manifest import check_geometry, chunk_count
+from ..core.paths import has
+from ..core.staging import store_chunk
+from ..core.wire import (
+    PAGE_CHUNKS,
+    Begin,
+    Begun,
+    CacheOptions,
+    CloneEntry,
+    CloneLocal,
+    CloseSource,
+    Commit,
+    Done,
+    Failure,
+    Get,
+    Message,
+    Missing,
+    Offer,
+    Open,
+    OpenCache,
+    Opened,
+    OpenSource,
+    Published,
+    Put,
+    Remove,
+    Scan,
+    Source,
+    Stored,
+    Wants,
+)
+from .cache import Cache
+from .directory import VmDirectory
+from .disk import Target, open_disk
+from .intake import Intake
+from .lanes import LaneDoor, read_chunk
+from .local import LocalImage
+from .removal import remove_directory, remove_disk
+from .upkeep import Upkeep
+
+
+class Session:
+    """State of one conversation.  *alive* says whether the front-end is still there; lanes come in by *door*."""
+
+    def __init__(self, files: Files, alive: Callable[[], bool], door: LaneDoor) -> None:
+        self._files, self._alive, self._door = files, alive, door
+        self._directory: Optional[VmDirectory] = None
+        self._intake: Optional[Intake] = None
+        self._source: Optional[Tuple[int, Identity]] = None
+        self._upkeep: Optional[Upkeep] = None
+        self._cache_note = ""
+        self._handlers: Dict[Type[Message], Callable[..., Message]] = {
+            Open: self._open,
+            Remove: self._remove,
+            CacheOptions: self._options,
+            CloneLocal: self._clone_local,
+            CloneEntry: self._clone_entry,
+            Begin: self._begin,
+            Offer: self._offer,
+            Put: self._put,
+            Commit: self._commit,
+            OpenSource: self._open_source,
+            Scan: self._scan,
+            Get: self._get,
+            CloseSource: self._close_source,
+        }
+
+    def handle(self, message: Message) -> Message:
+        """Answer one message.  Errors become a `Failure`; they end nothing by themselves."""
+        handler = self._handlers.get(type(message))
+        if self._upkeep or (type(message) is OpenCache and self._directory is None):
+            handler = self._keep
+        elif handler is None or (self._directory is None) != isinstance(message, (Open, Remove)):
+            return Failure.of(ProtocolError(f"{type(message).__name__} makes no sense here"))
+        try:
+            return handler(message)
+        except (OSError, ValueError, FastcopyError) as error:  # ValueError: a name that no file can have
+            disk = self._directory.disk if self._directory else "the cache" if self._upkeep else "the VM directory"
+            typed = classify(error, f"working on {disk}")
+            if isinstance(typed, NoSpace) and self._intake:
+                self._intake.no_room()
+            return Failure.of(typed)
+
+    def heard(self) -> None:
+        """The front-end gave a sign of life.  `Superseded` if a newer action waits for this one's end."""
+        if self._intake:
+            self._stay()
+            self._intake.heartbeat()
+
+    def _stay(self) -> None:
+        assert self._directory is not None
+        self._directory.check_fence()
+
+    def _open(self, message: Open) -> Message:
+        directory = VmDirectory(self._files, message.base, message.vm, message.name, (message.seq, message.action))
+        try:
+            directory.enter(message.create, message.driver, alive=self._alive)
+        except BaseException:
+            directory.leave()
+            raise
+        self._directory = directory
+        cache = None
+        if message.create:
+            cache, self._cache_note = Cache.open(self._files, directory.base_fd, message.base)
+            self._intake = Intake(self._files, directory, cache, self._alive)
+        return Opened(bool(cache and cache.reflink), self._door.path, self._door.token, boot_id())
+
+    def _keep(self, message: Message) -> Message:
+        if self._upkeep:
+            return self._upkeep.handle(message)
+        assert isinstance(message, OpenCache)
+        self._upkeep = Upkeep(self._files, message, self._alive)
+        return self._upkeep.opened()
+
+    def _remove(self, message: Remove) -> Message:
+        fence = (message.seq, message.action)
+        directory = VmDirectory(self._files, message.base, message.vm, message.name, fence)
+        try:
+            if has(directory.base_fd, str(message.vm)) is None:
+                return Done()
+            try:
+                directory.enter(create=False, driver="", alive=self._alive)
+            except FastcopyError:
+                if has(directory.base_fd, str(message.vm)) is None:
+                    return Done()  # another removal was faster
+                raise
+            (remove_disk if message.name else remove_directory)(self._files, directory)
+        finally:
+            directory.leave()
+        return Done()
+
+    def _receiving(self) -> Intake:
+        if self._intake is None:
+            raise ProtocolError("this conversation was not opened for writing")
+        return self._intake
+
+    def _begun(self) -> Intake:
+        intake = self._receiving()
+        if intake.table is None:
+            raise ProtocolError("no transfer has begun")
+        return intake
+
+    def _options(self, message: CacheOptions) -> Message:
+        self._receiving().use(message)
+        return Done()
+
+    def _clone_local(self, message: CloneLocal) -> Message:
+        image = LocalImage.open(message)
+        if image is None:
+            return Missing()
+        try:
+            target = Target(message.size, message.mode, message.sparse, message.format, message.virtual)
+            return self._receiving().from_image(image, target) or Missing()
+        finally:
+            image.close()
+
+    def _clone_entry(self, message: CloneEntry) -> Message:
+        target = Target(message.size, message.mode, message.sparse, message.format, message.virtual)
+        published = self._receiving().from_entry(message.manifest, target)
+        return self._explained(published) if published else Missing()
+
+    def _explained(self, published: Published) -> Published:
+        """With what was wrong in the cache, which belongs into the log."""
+        notes = [*([self._cache_note] if self._cache_note else []), *self._receiving().notes()]
+        return Published(published.receipt, published.how + (f" (cache: {'; '.join(notes)})" if notes else ""))
+
+    def _begin(self, message: Begin) -> Message:
+        intake = self._receiving()
+        if intake.table is not None:
+            raise ProtocolError("a transfer has begun already")
+        begun = intake.begin(message)
+        if begun.state == "lead":
+            assert intake.table is not None and intake.staging is not None and self._directory is not None
+            offer = {
+                "do": "store",
+                "size": message.size,
+                "chunk": message.chunk,
+                "fresh": intake.staging.fresh,
+                "shown": f"writing {self._directory.name} of VM {self._directory.vm}",
+            }
+            tee = [intake.tee.fd] if intake.tee else []
+            self._door.hand_out(offer, [intake.table.fd, intake.staging.fd, *tee])
+        return Begun(begun.state, begun.manifest)
+
+    def _offer(self, message: Offer) -> Message:
+        self._stay()
+        return Wants(self._begun().offer(message.first, message.digests, message.runs))
+
+    def _put(self, message: Put) -> Message:
+        """A chunk of a transfer that is too small for a lane to be worth its login."""
+        store_chunk(self._begun().sink(), message.index, message.length, message.codec, message.blob)
+        return Stored(message.index)
+
+    def _commit(self, message: Commit) -> Message:
+        intake = self._begun()
+        self._door.close_and_wait()
+        return self._explained(intake.commit(message.manifest))
+
+    def _open_source(self, message: OpenSource) -> Message:
+        directory = self._directory
+        assert directory is not None
+        if self._source is not None:
+            raise ProtocolError("a disk is open for reading already")
+        fd = open_disk(self._files, directory, message.format)
+        status = os.fstat(fd)
+        self._source = fd, Identity.of(status)
+        self._door.hand_out({"do": "fetch", "shown": f"reading {directory.disk}"}, [fd])
+        data = min(status.st_blocks * 512, status.st_size)
+        return Source(status.st_size, data, stat.S_IMODE(status.st_mode))
+
+    def _reading(self) -> Tuple[int, Identity]:
+        if self._source is None:
+            raise ProtocolError("no disk is open for reading")
+        return self._source
+
+    def _scan(self, message: Scan) -> Message:
+        fd, identity = self._reading()
+        check_geometry(identity.size, message.chunk)
+        if message.count > PAGE_CHUNKS or message.first + message.count > chunk_count(identity.size, message.chunk):
+            raise ProtocolError("a page that the disk does not have was asked for")
+        halves = [(message.first, message.count // 2), (message.first + message.count // 2, -(-message.count // 2))]
+        with ThreadPoolExecutor(2) as pool:  # hashing and reading release the GIL
+            pages = list(
+                pool.map(lambda half: hash_page(fd, identity.size, message.chunk, *half), (h for h in halves if h[1]))
+            )
+        digests = b"".join(page.digests for page in pages)
+        return Offer.make(message.first, digests, [run for page in pages for run in page.runs])
+
+    def _get(self, message: Get) -> Message:
+        """As for a lane, for a disk of which little is wanted."""
+        return read_chunk(self._reading()[0], message)
+
+    def _close_source(self, message: CloseSource) -> Message:
+        fd, identity = self._reading()
+        self._door.close_and_wait()
+        now = Identity.of(os.fstat(fd))
+        os.close(fd)
+        self._source = None
+        if now != identity:
+            assert self._directory is not None
+            raise SourceChanged(f"{self._directory.disk} was written while it was read; repeat when its VM is off")
+        return Done()
+
+    def end(self) -> None:
+        """The conversation is over: release the guard, then complete what nobody waits for."""
+        self._door.reset()
+        if self._source:
+            os.close(self._source[0])
+        if self._directory:
+            self._directory.leave()
+        if self._intake:
+            self._intake.finish_tee()
+            self._intake.abandon()
+        if self._upkeep:
+            self._upkeep.close()

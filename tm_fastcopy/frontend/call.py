@@ -1,0 +1,123 @@
+"""Call: one run of an entry point, with what every action needs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Awaitable, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
+
+from ..core.errors import FastcopyError, LinkLost, Refused
+from ..core.files import Files
+from ..core.paths import DiskPath, relative_to_any
+from .arguments import Endpoint, directory_and_name
+from .host import Host
+from .image import ManifestStore
+from .oned import Datastore, Oned, Vm
+from .places import Places
+from .services import Services
+from .settings import FILE, Configuration, Settings
+
+_PAUSES = (1.0, 5.0)  # seconds before the connection is dialled again: sshd may be restarting, a cable be replugged
+
+T = TypeVar("T")
+
+
+@dataclass
+class Call:
+    """Arguments and environment of a call, and the parts that actions are made of.
+
+    Tests give other *files*; nobody else needs to.
+    """
+
+    argv: List[str]
+    environ: Mapping[str, str]
+    log: Callable[[str], None]
+    services: Services
+    files: Files = field(default_factory=Files)
+
+    def __post_init__(self) -> None:
+        self.places = Places.of(self.environ)
+        self.configuration = Configuration.read(self.environ, self.places.etc / FILE)
+        self.settings = self.configuration.settings()
+        """What holds for the whole front-end, until the action knows its datastores and asks `settings_for` them."""
+        self.oned = Oned.of(self.environ, self.places.auth)
+        self.store = ManifestStore(self.places.state / "manifests", self.files)
+        self.action = time.time_ns() // 1000
+        """A number that grows with every action on this front-end: half of the fence."""
+
+    def host(self, name: str) -> Host:
+        """A conversation with a host, not begun yet."""
+        if not name:
+            raise Refused("the host is missing: an argument must be of the form HOST:/PATH")
+        return Host(self.services.connections(self.environ, self.places), name)
+
+    def turn(self, endpoint: Endpoint, ending: Optional[str] = None) -> AbstractAsyncContextManager[None]:
+        """The turn of an action on a VM's disk or directory: taken before anything is asked, so that calls keep the
+        order in which they came.  *ending* as in `Turns.turn`."""
+        directory, name = directory_and_name(endpoint.path)
+        return self.services.turns.turn((endpoint.host, directory), name, ending)
+
+    async def converse(
+        self, name: str, disk: DiskPath, seq: int, create: bool, work: Callable[[Host], Awaitable[T]]
+    ) -> T:
+        """Do *work* in a conversation about a disk; if the connection breaks in it, dial again and begin anew.
+
+        Everything can be repeated, and what has arrived is found again.  A host that cannot be reached at all is not
+        waited for: oned shows that at once.
+        """
+        for pause in (*_PAUSES, None):
+            async with self.host(name) as host:
+                try:
+                    await host.open(disk, seq, self.action, create)
+                    return await work(host)
+                except LinkLost as error:
+                    if not host.is_open or pause is None:
+                        raise
+                    self.log(f"{error}; trying again")
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def ask_oned(self, vm_id: int, store_id: int) -> Tuple[Vm, Dict[int, Datastore]]:
+        """The VM, and all datastores; `Refused` if there is none with that id."""
+        vm, stores = await asyncio.gather(
+            asyncio.to_thread(self.oned.vm, vm_id), self.services.datastores(self.oned, store_id)
+        )
+        datastore(stores, store_id)
+        return vm, stores
+
+    def settings_for(self, system: Datastore, image: Datastore) -> Settings:
+        """The settings of a transfer between a host's system datastore and an image datastore."""
+        return self.configuration.settings(system, image)
+
+    def machine(self) -> str:
+        """What tells this front-end's files from another's."""
+        for path in ("/etc/machine-id", "/proc/sys/kernel/hostname"):
+            try:
+                text = Path(path).read_text(encoding="ascii").strip()
+            except (OSError, ValueError):
+                continue
+            if text:
+                return text
+        return ""
+
+
+def datastore(stores: Dict[int, Datastore], wanted: int) -> Datastore:
+    """The datastore with this id; `Refused` if oned knows none."""
+    if wanted not in stores:
+        raise Refused(f"oned knows no datastore {wanted}")
+    return stores[wanted]
+
+
+def check_owner(disk: DiskPath, vm: Vm, shown: str) -> None:
+    """Raise `FastcopyError` if the file *shown* is another VM's."""
+    if disk.vm != vm.id:
+        raise FastcopyError(f"{shown} belongs to VM {disk.vm}, not to VM {vm.id}")
+
+
+def datastore_of(stores: Dict[int, Datastore], path: str, system: bool) -> Datastore:
+    """The system datastore, or the other one, that *path* lies in; `Refused` if it lies in none."""
+    by_base = {store.base_path: store for store in stores.values() if store.system == system}
+    return by_base[relative_to_any(path, by_base)[0]]

@@ -1,0 +1,110 @@
+"""Host: one conversation with the agent on a host, about one VM directory."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, List, Optional, Sequence, Type
+
+from ..core.errors import FastcopyError, LinkLost
+from ..core.paths import DiskPath
+from ..core.wire import Done, Message, Open, Opened, Remove
+from .agents import Agent, orderly
+from .channel import Channel
+from .connections import Connections
+
+DRIVER = "fastcopy"
+
+
+class Host:
+    """The guard of a VM directory on a host, held from `open` to the end of the `async with`."""
+
+    def __init__(self, connections: Connections, name: str) -> None:
+        self.name, self._connections = name, connections
+        self._agent: Optional[Agent] = None
+        self._before = 0
+        self.opened = Opened(False, "", "", "")
+        self.is_open = False
+        self.lanes: List[Channel] = []
+
+    async def __aenter__(self) -> Host:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self._let_go(orderly(error))
+
+    async def remove(self, disk: DiskPath, seq: int, action: int) -> None:
+        """Remove a disk, or (its name is "") the whole directory."""
+        try:
+            await self._begin(Remove(disk.base, disk.vm, disk.name, seq, action), Done, urgent=True)
+        except FastcopyError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
+    async def open(self, disk: DiskPath, seq: int, action: int, create: bool) -> None:
+        """Take an agent and the guard; *seq* and *action* are the fence."""
+        message = Open(disk.base, disk.vm, disk.name, seq, action, create, DRIVER)
+        try:
+            self.opened = await self._begin(message, Opened)
+            self.is_open = True
+        except FastcopyError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
+    async def _begin(self, message: Message, answer: Type[Message], urgent: bool = False) -> Any:
+        agent = self._take(await self._connections.agents.take(self.name, urgent=urgent))
+        used = agent.used
+        try:
+            return await self.ask(message, answer)
+        except LinkLost:
+            if not used:
+                raise
+            # It was kept from an earlier conversation, and its connection has broken since: nothing has happened yet.
+            self._let_go(False)
+            self._take(await self._connections.agents.take(self.name, fresh=True, urgent=urgent))
+            return await self.ask(message, answer)
+
+    def _take(self, agent: Agent) -> Agent:
+        self._agent, self._before = agent, agent.channel.sent + agent.channel.received
+        return agent
+
+    def _let_go(self, usable: bool) -> None:
+        if self._agent:
+            self._connections.agents.give_back(self._agent, usable)
+            self._agent = None
+
+    async def ask(self, message: Message, *answers: Type[Message]) -> Any:
+        """Send a message and return its answer."""
+        assert self._agent is not None
+        return await self._agent.ask(message, *answers)
+
+    async def ask_all(self, messages: Sequence[Message]) -> List[Message]:
+        """Send messages one after another and return their answers."""
+        assert self._agent is not None
+        return await self._agent.ask_all(messages)
+
+    def transfer(self) -> AbstractAsyncContextManager[None]:
+        """Hold one of the transfers that may run at once."""
+        return self._connections.limits.transfer(self.name)
+
+    async def broken(self) -> None:
+        """Wait until the agent is of no more use, and raise the reason."""
+        assert self._agent is not None
+        reason = await asyncio.shield(self._agent.broken)
+        raise type(reason)(str(reason))
+
+    async def lane(self) -> Channel:
+        """Dial one more stream to this host; the caller joins it to the conversation with `Join`."""
+        lane = await self._connections.lane(self.name)
+        self.lanes.append(lane)
+        return lane
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of our messages in both directions, on all streams; what ssh adds is not counted."""
+        control = self._agent.channel.sent + self._agent.channel.received - self._before if self._agent else 0
+        return control + sum(lane.sent + lane.received for lane in self.lanes)

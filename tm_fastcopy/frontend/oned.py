@@ -1,0 +1,180 @@
+"""oned's API, as far as the actions need it: over XML-RPC, without starting a Ruby process.
+
+Source: OpenNebula's documentation of its XML-RPC API, `one.vm.info` and `one.datastorepool.info`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+import xmlrpc.client
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+from xml.parsers.expat import ExpatError
+
+from ..core.errors import FastcopyError, Refused
+
+_TIMEOUT = 30.0  # seconds; oned answers within milliseconds, and within seconds under load
+_MAX_AUTH = 4096
+_MAX_ATTRIBUTE = 4097  # characters; a path may have 4095, and what is longer than any value should be seen to be so
+_ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # no name that a driver looks for is longer
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a VM; sizes in MiB, None where oned gives none."""
+
+    id: int
+    size: Optional[int]
+    original_size: Optional[int]
+    format: str
+    sparse: bool
+
+
+FORMATS = ("raw", "qcow2")
+
+
+def check_format(disk: Disk) -> str:
+    """The disk's format, if it is one that this driver handles; `Refused` otherwise.  Content is never
+    probed for it.
+    """
+    if disk.format not in FORMATS:
+        raise Refused(f"disk {disk.id} has the format {disk.format!r}; this driver handles raw and qcow2")
+    return disk.format
+
+
+@dataclass(frozen=True)
+class Vm:
+    """A VM; *seq* is the number of its last history record."""
+
+    id: int
+    seq: int
+    disks: Mapping[int, Disk]
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """A datastore: where it lies, on the front-end and (a system datastore) on hosts.
+
+    *attributes* is its template: names in capitals, the first value of each, cut to `_MAX_ATTRIBUTE` characters.  A
+    vector attribute is there without text.
+    """
+
+    id: int
+    base_path: str
+    system: bool
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Oned:
+    """A connection to oned with the credentials of the user that runs the driver."""
+
+    def __init__(self, endpoint: str, credentials: str) -> None:
+        self._endpoint, self._credentials = endpoint, credentials
+
+    @property
+    def endpoint(self) -> str:
+        """Where it is asked."""
+        return self._endpoint
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], auth: Path) -> Oned:
+        """oned as the environment of the call names it; `FastcopyError` if the credentials cannot be read."""
+        endpoint = environ.get("ONE_XMLRPC", "http://localhost:2633/RPC2")
+        if not endpoint.startswith(("http://", "https://")):
+            raise Refused(f"ONE_XMLRPC is {endpoint!r}, which is no http address")
+        try:
+            with auth.open() as file:
+                return cls(endpoint, file.read(_MAX_AUTH).strip())
+        except OSError as error:
+            raise FastcopyError(f"the credentials for oned cannot be read: {auth}: {error.strerror}") from error
+
+    def vm(self, vm_id: int) -> Vm:
+        """The VM; `FastcopyError` if there is none, or oned does not answer."""
+        root = self._call("one.vm.info", vm_id, False)
+        records = [_int(item.findtext("SEQ")) or 0 for item in root.iterfind("HISTORY_RECORDS/HISTORY")]
+        disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
+        return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks})
+
+    def datastores(self) -> Dict[int, Datastore]:
+        """All datastores by id."""
+        found: Dict[int, Datastore] = {}
+        for item in self._call("one.datastorepool.info").iterfind("DATASTORE"):
+            store = Datastore(
+                _int(item.findtext("ID")) or 0,
+                os.path.normpath(item.findtext("BASE_PATH") or "/nonexistent"),
+                item.findtext("TYPE") == "1",
+                _attributes(item.find("TEMPLATE")),
+            )
+            found[store.id] = store
+        return found
+
+    def _call(self, method: str, *arguments: Any) -> ElementTree.Element:
+        # Made anew for every call: a ServerProxy must not be shared by threads.
+        transport = _SafeTransport() if self._endpoint.startswith("https") else _Transport()
+        proxy = xmlrpc.client.ServerProxy(self._endpoint, transport=transport, allow_none=True)
+        try:
+            with proxy:
+                answer = getattr(proxy, method)(self._credentials, *arguments)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise FastcopyError(
+                f"oned does not answer at {self._endpoint} ({reason}): is it running, and is ONE_XMLRPC right?"
+            ) from error
+        except xmlrpc.client.Error as error:
+            raise FastcopyError(f"oned refuses {method}: {error}") from error
+        except (ExpatError, ValueError, TypeError) as error:  # what the parser of XML-RPC meets in a web page
+            raise FastcopyError(f"what answers at {self._endpoint} to {method} is not oned; see ONE_XMLRPC") from error
+        return _document(method, answer)
+
+
+def _document(method: str, answer: Any) -> ElementTree.Element:
+    """The XML of an answer, which is a list: whether it went well, then the document or a text."""
+    if not isinstance(answer, list) or len(answer) < 2 or not isinstance(answer[1], str):
+        raise FastcopyError(f"oned answers {method} with something that is no answer")
+    if not answer[0]:
+        raise FastcopyError(f"oned refuses {method}: {answer[1]}")
+    try:
+        return ElementTree.fromstring(answer[1])
+    except ElementTree.ParseError as error:
+        raise FastcopyError(f"oned answers {method} with something that is not XML") from error
+
+
+class _Transport(xmlrpc.client.Transport):
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = super().make_connection(host)
+        connection.timeout = _TIMEOUT
+        return connection
+
+
+class _SafeTransport(xmlrpc.client.SafeTransport):
+    def make_connection(self, host: Any) -> http.client.HTTPSConnection:
+        connection = super().make_connection(host)
+        connection.timeout = _TIMEOUT
+        return connection
+
+
+def _disk(item: ElementTree.Element) -> Disk:
+    return Disk(
+        _int(item.findtext("DISK_ID")) or 0,
+        _int(item.findtext("SIZE")),
+        _int(item.findtext("ORIGINAL_SIZE")),
+        (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
+        (item.findtext("SPARSE") or "YES").upper() != "NO",
+    )
+
+
+def _attributes(template: Optional[ElementTree.Element]) -> Dict[str, str]:
+    found: Dict[str, str] = {}
+    for item in template if template is not None else ():
+        name = item.tag.upper()
+        if _ATTRIBUTE.fullmatch(name):
+            found.setdefault(name, "" if len(item) else (item.text or "")[:_MAX_ATTRIBUTE])
+    return found
+
+
+def _int(text: Optional[str]) -> Optional[int]:
+    return int(text) if text and text.isdecimal() else None

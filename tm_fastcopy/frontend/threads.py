@@ -1,0 +1,19 @@
+"""Threads: blocking work of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable, TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work in a thread.  If we are cancelled meanwhile, wait for its end first: the thread cannot be
+    stopped, and must not go on with descriptors that have been closed and given to others."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
