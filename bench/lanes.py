@@ -55,6 +55,9 @@ class Starter(Protocol):
     async def dial(self, host: str, bulk: bool) -> Link:
         """Start our bootstrap on *host*."""
 
+    async def close(self) -> None:
+        """End what is kept."""
+
 
 class _OneCipher(SshDialer):
     """The ssh program with one cipher and no other."""

@@ -61,6 +61,15 @@ def random_data(path: Path, size: int = 64 * MIB, seed: int = 1) -> None:
             file.write(generator.randbytes(min(_PIECE, size - offset)))
 
 
+def symbols(path: Path, size: int = 64 * MIB, count: int = 100, seed: int = 1) -> None:
+    """Bytes of *count* values in no order: a compressor saves a little of them, and works for it."""
+    generator = random.Random(seed)
+    table = bytes(value % count for value in range(256))
+    with path.open("wb") as file:
+        for offset in range(0, size, _PIECE):
+            file.write(generator.randbytes(min(_PIECE, size - offset)).translate(table))
+
+
 def islands(path: Path, size: int = 4 * GIB, count: int = 10_000, seed: int = 1) -> List[int]:
     """A hole of `size` bytes with `count` blocks of random data in it, no two of them touching.
 

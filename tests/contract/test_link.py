@@ -490,6 +490,9 @@ def test_where_asyncssh_cannot_log_in_the_ssh_program_does(machine: Machine) -> 
             self.dials += 1
             raise NotSpoken("Permission denied")
 
+        async def close(self) -> None:
+            """Nothing is kept."""
+
     first = Refusing()
     dialer = WithFallback(first, machine.dialer)
 

@@ -143,6 +143,9 @@ class ForkDialer:
             self._faults = None
         return Faulty(link, **{key: value for key, value in faults.items() if key not in ("on", "once")})
 
+    async def close(self) -> None:
+        """See `Dialer`."""
+
 
 class _NoBundles:
     """The agent's code is there already."""

@@ -67,6 +67,14 @@ def test_random_data_does_not_compress(image: Path) -> None:
     assert content[:MIB] != content[4 * MIB : 5 * MIB]  # pieces are not repeated
 
 
+def test_symbols_compress_a_little(image: Path) -> None:
+    edge.symbols(image, 5 * MIB + 1)
+    content = image.read_bytes()
+    assert len(content) == 5 * MIB + 1
+    assert len(set(content)) == 100
+    assert 0.8 < len(zlib.compress(content, 1)) / len(content) < 0.9
+
+
 @pytest.mark.parametrize(("size", "count"), [(4 * GIB, 500), (20 * GIB, 500), (80 * KIB, 10), (1 * MIB + 5, 100)])
 def test_islands_are_that_many_extents_of_one_block(image: Path, size: int, count: int) -> None:
     offsets = edge.islands(image, size, count)

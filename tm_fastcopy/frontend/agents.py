@@ -12,6 +12,8 @@ import collections
 import contextlib
 from typing import Any, Deque, Dict, List, Optional, Sequence, Set, Type
 
+from async_timeout import timeout
+
 from ..core.errors import FastcopyError, LinkLost, ProtocolError
 from ..core.wire import Done, Failure, Leave, Message, Ping, Pong, expect
 from .bundle import Bundles
@@ -118,7 +120,8 @@ class Agent:
     async def _answer(self, answer: asyncio.Future[Message]) -> Message:
         """Wait for an answer; an agent that gives signs of life and none is stuck in a disk that does not answer."""
         try:
-            return await asyncio.wait_for(answer, _ANSWER)
+            async with timeout(_ANSWER):
+                return await answer
         except asyncio.TimeoutError:
             reason = LinkLost(f"{self.host} has been at one thing for {_ANSWER:.0f} s: see whether its disks answer")
             self._break(reason)
@@ -141,6 +144,8 @@ class AgentPool:
         self._idle: Dict[str, List[Agent]] = {}
         self._room: Dict[str, asyncio.Semaphore] = {}
         self._leaving: Set[asyncio.Task[None]] = set()
+        self.taken = 0
+        """Agents that have a conversation."""
 
     async def take(self, host: str, fresh: bool = False, urgent: bool = False) -> Agent:
         """An agent for one conversation, which `give_back` must get.
@@ -153,6 +158,7 @@ class AgentPool:
         try:
             agent = await self._idle_or_new(host, fresh)
             agent.extra = urgent
+            self.taken += 1
             return agent
         except BaseException:
             if not urgent:
@@ -170,6 +176,7 @@ class AgentPool:
 
     def give_back(self, agent: Agent, usable: bool) -> None:
         """The conversation is over.  *usable*: it ended in order, with no question open."""
+        self.taken -= 1
         task = asyncio.ensure_future(self._see_off(agent, usable))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple
 
+from async_timeout import timeout
+
 from ..core.errors import FastcopyError, LinkLost
 from .bundle import bootstrap_argv
 from .link import Dialer, Link
@@ -27,6 +29,7 @@ _SSH_PLACES = "/usr/bin:/bin:/usr/local/bin"  # as in `process_link`: never the 
 _ERRORS_KEPT = 4096
 _LOGIN = 10  # seconds to connect, and to log in
 _RESOLVED = 60.0  # seconds that ssh's configuration is believed; it is only asked when a connection is made
+_LAST_WORDS = 5.0  # seconds for what a program's end leaves to be read
 _KEEPALIVE = 5  # seconds between signs of life; three that are missed end the connection
 _WINDOW = 8 * 1024 * 1024  # bytes in flight for a lane: 10 Gbit/s at a round trip of 6 ms
 # What asyncssh has of OpenSSH's ciphers, the fast ones first.
@@ -146,21 +149,22 @@ class AsyncsshLink:
             self._process.stdin.write_eof()
         if wait:
             with contextlib.suppress(asyncio.TimeoutError, OSError, self._ssh_error()):
-                await asyncio.wait_for(self._process.wait_closed(), wait)
+                async with timeout(wait):
+                    await self._process.wait_closed()
         if self._shared:
             self._process.close()
         else:
             self._connection.abort()
             await self._connection.wait_closed()
         self._errors.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._errors
+        await asyncio.gather(self._errors, return_exceptions=True)
 
     async def epitaph(self) -> tuple[Optional[int], str]:
         """See `Link`."""
         try:
-            errors = await asyncio.wait_for(asyncio.shield(self._errors), 5.0)
-            await asyncio.wait_for(self._process.wait_closed(), 5.0)
+            async with timeout(_LAST_WORDS):
+                errors = await asyncio.shield(self._errors)
+                await self._process.wait_closed()
         except (asyncio.TimeoutError, OSError, self._ssh_error()):
             return None, self._lost
         status = self._process.exit_status
@@ -266,7 +270,7 @@ class AsyncsshDialer:
         return await connection.create_process(command, encoding=None, window=_WINDOW, stdin=asyncssh.PIPE)
 
     async def close(self) -> None:
-        """End the connections that were kept."""
+        """See `Dialer`."""
         for host, connections in self._open.items():
             for connection in list(connections):
                 self._drop(host, connection)
@@ -351,3 +355,8 @@ class WithFallback:
             except NotSpoken:
                 self._others.add(host)
         return await self._second.dial(host, bulk)
+
+    async def close(self) -> None:
+        """See `Dialer`."""
+        await self._first.close()
+        await self._second.close()

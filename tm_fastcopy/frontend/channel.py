@@ -6,6 +6,8 @@ import asyncio
 import re
 from typing import Any, List, Optional, Sequence, Type
 
+from async_timeout import timeout
+
 from ..core.errors import FastcopyError, LinkLost
 from ..core.wire import PREFIX_SIZE, PROTOCOL_VERSION, Message, encode, expect, frame_lengths, parse
 from .bundle import Bundles, HostPython
@@ -31,7 +33,8 @@ class Channel:
         link = await dialer.dial(host, bulk=mode == "lane")
         channel = cls(host, link)
         try:
-            await asyncio.wait_for(channel._greet(bundles, mode), _GREETING)
+            async with timeout(_GREETING):
+                await channel._greet(bundles, mode)
             return channel
         except asyncio.TimeoutError:
             await link.close()
@@ -92,18 +95,20 @@ class Channel:
         raw = b"".join(map(encode, messages))
         self.sent += len(raw)
         try:
-            await asyncio.wait_for(self._link.write(raw), _TAKEN)
+            async with timeout(_TAKEN):
+                await self._link.write(raw)
         except asyncio.TimeoutError:
             raise LinkLost(f"{self.host} has taken no data for {_TAKEN:.0f} s; repeat the action") from None
         except LinkLost as error:
             raise await self._lost() from error
 
-    async def receive(self, timeout: Optional[float] = _ANSWER) -> Message:
-        """The next message; `LinkLost` if the host is gone or says nothing for *timeout* seconds."""
+    async def receive(self, seconds: Optional[float] = _ANSWER) -> Message:
+        """The next message; `LinkLost` if the host is gone or says nothing for *seconds*."""
         try:
-            return await asyncio.wait_for(self._receive(), timeout)
+            async with timeout(seconds):
+                return await self._receive()
         except asyncio.TimeoutError:
-            raise LinkLost(f"{self.host} has not answered for {timeout:.0f} s") from None
+            raise LinkLost(f"{self.host} has not answered for {seconds:.0f} s") from None
         except asyncio.IncompleteReadError as error:
             raise await self._lost() from error
 

@@ -17,7 +17,7 @@ class Connections:
     def __init__(
         self, control: Dialer, bulk: Dialer, bundles: Bundles, keep: bool = False, limits: Optional[Limits] = None
     ) -> None:
-        self._bulk, self._bundles, self.limits = bulk, bundles, limits or Limits()
+        self._control, self._bulk, self._bundles, self.limits = control, bulk, bundles, limits or Limits()
         self.agents = AgentPool(control, bundles, keep)
 
     async def lane(self, host: str) -> Channel:
@@ -27,3 +27,5 @@ class Connections:
     async def close(self) -> None:
         """End everything."""
         await self.agents.dismiss()
+        await self._control.close()
+        await self._bulk.close()

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Set, Tuple
 
+from async_timeout import timeout
+
 from ..core.errors import FastcopyError
 from ..core.files import lock
 from .call import Call
@@ -42,6 +44,7 @@ _HEARING = 10.0  # seconds for a client to say what it wants; it does so at once
 _FAREWELL = 300.0  # seconds that calls get to end after a SIGTERM; then they are cancelled
 _LOOK = 1.0  # seconds between looks at whether the own code was replaced
 _THREADS = 32  # oned's answers, digests and chunks are awaited in threads; each transfer uses a few
+_PACKAGE = Path(__file__).resolve().parent.parent
 _READY = 3  # the descriptor that a client waits for with `--ready`
 _PEER = struct.Struct("3i")  # struct ucred
 
@@ -75,8 +78,8 @@ class Request:
 
 
 class _Caller:
-    """A client.  Lines to it: `L<log line>`, `E<error line>`, and last `X<exit code>`, `R` (ask the next daemon) or `N`
-    (do it yourself).
+    """A client.  Lines to it: `H` (heard), `L<log line>`, `E<error line>`, and last `X<exit code>`, `R` (ask the next
+    daemon) or `N` (do it yourself).
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +126,7 @@ class Daemon:
         self._services, self._idle_exit, self._file, self._decline = services, idle_exit, file, decline
         self._calls: Set[asyncio.Task[None]] = set()
         self._last = time.monotonic()
-        self._code, self._looked = stamp(file), time.monotonic()
+        self._code, self._seen, self._looked = stamp(code(file)), stamp(glance(file)), time.monotonic()
         self.ending = asyncio.Event()
         self.asked_to_end = False
         """Whether somebody wants the process gone; otherwise calls have all the time that they need."""
@@ -172,10 +175,13 @@ class Daemon:
                 self.ending.set()
 
     def _replaced(self) -> bool:
-        if time.monotonic() - self._looked > _LOOK and not self.ending.is_set():
-            self._looked = time.monotonic()
-            return stamp(self._file) != self._code
-        return False
+        if self.ending.is_set():
+            return False
+        seen = stamp(glance(self._file))
+        if seen == self._seen and time.monotonic() - self._looked <= _LOOK:
+            return False
+        self._seen, self._looked = seen, time.monotonic()
+        return stamp(code(self._file)) != self._code
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         caller = _Caller(reader, writer)
@@ -195,7 +201,9 @@ class Daemon:
             self._last = time.monotonic()
 
     async def _serve(self, caller: _Caller) -> None:
-        request = await asyncio.wait_for(caller.hear(), _HEARING)
+        async with timeout(_HEARING):
+            request = await caller.hear()
+        caller.tell("H")
         if self._replaced():
             log.info("driver or configuration were replaced; calls go to a new daemon")
             self.ending.set()
@@ -240,13 +248,23 @@ class Daemon:
             gone.cancel()
 
 
-def stamp(file: Path) -> int:
-    """Changes when a file of this package, or the configuration *file*, is replaced."""
-    found = []
-    names: List[Path] = [file]
+def code(file: Path) -> List[Path]:
+    """The files of this package, and the configuration *file*."""
+    found = [file]
     with contextlib.suppress(OSError):  # an upgrade removes directories while we look
-        names += sorted(Path(__file__).resolve().parent.parent.rglob("*.py"))
-    for path in names:
+        found += sorted(_PACKAGE.rglob("*.py"))
+    return found
+
+
+def glance(file: Path) -> List[Path]:
+    """What of `code` can be looked at for every call: directories change when a file in them is replaced."""
+    return [file, _PACKAGE, *(_PACKAGE / name for name in ("core", "frontend", "frontend/actions"))]
+
+
+def stamp(paths: List[Path]) -> int:
+    """Changes when one of *paths* does."""
+    found = []
+    for path in paths:
         with contextlib.suppress(OSError):
             status = path.stat()
             found.append((str(path), status.st_ino, status.st_mtime_ns, status.st_size))

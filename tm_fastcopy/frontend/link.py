@@ -33,3 +33,6 @@ class Dialer(Protocol):
 
     async def dial(self, host: str, bulk: bool) -> Link:
         """Connect to *host* and start the bootstrap.  *bulk* asks for a stream that is good at throughput."""
+
+    async def close(self) -> None:
+        """End what is kept for streams to come."""

@@ -12,6 +12,8 @@ import shutil
 import signal
 from typing import Dict, List, Mapping, Optional, Sequence
 
+from async_timeout import timeout
+
 from ..core.errors import FastcopyError, LinkLost
 from .bundle import bootstrap_argv
 
@@ -111,16 +113,16 @@ class ProcessLink:
         wait = max(wait, _AFTERWORK) if self._lives_on else wait
         if wait:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._process.wait()), wait)
+                async with timeout(wait):
+                    await self._process.wait()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # its children, too: a ProxyCommand holds our pipes
         await self._process.wait()
         await asyncio.wait([self._input_closed], timeout=_LAST_WORDS)
-        for task in (unread, self._errors):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        unread.cancel()
+        self._errors.cancel()
+        await asyncio.gather(unread, self._errors, return_exceptions=True)
 
     async def _discard(self) -> None:
         while await self._output.read(_PIPE):
@@ -129,8 +131,9 @@ class ProcessLink:
     async def epitaph(self) -> tuple[Optional[int], str]:
         """See `Link`."""
         try:
-            errors = await asyncio.wait_for(asyncio.shield(self._errors), 5.0)
-            return await asyncio.wait_for(self._process.wait(), 5.0), errors.strip()
+            async with timeout(_LAST_WORDS):
+                errors = await asyncio.shield(self._errors)
+                return await self._process.wait(), errors.strip()
         except asyncio.TimeoutError:
             return None, ""
 
@@ -175,6 +178,9 @@ class SshDialer:
             self._ciphers[host] = prefer_fast_cipher(output.decode("utf-8", "replace"), _cpu_has_aes())
         return ["-c", self._ciphers[host]] if self._ciphers[host] else []
 
+    async def close(self) -> None:
+        """See `Dialer`."""
+
 
 def _without(environ: Mapping[str, str], name: str) -> Dict[str, str]:
     return {key: value for key, value in environ.items() if key != name}
@@ -211,3 +217,6 @@ class LocalDialer:
     async def dial(self, host: str, bulk: bool) -> ProcessLink:
         """See `Dialer`."""
         return await ProcessLink.start(self._argv, env=dict(os.environ), lives_on=True)
+
+    async def close(self) -> None:
+        """See `Dialer`."""

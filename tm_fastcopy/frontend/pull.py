@@ -7,7 +7,6 @@ chunks from it as a seed), and takes its name in one step.  The host's disk is n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Optional, Sequence
@@ -240,8 +239,7 @@ class Pull:
         finally:
             if ahead:
                 ahead.cancel()
-                with contextlib.suppress(asyncio.CancelledError, FastcopyError):
-                    await ahead
+                await asyncio.gather(ahead, return_exceptions=True)
 
     def _scan(self, first: int, count: int, chunk: int) -> asyncio.Task[Offer]:
         return asyncio.ensure_future(self._host.ask(Scan(first, count, chunk), Offer))

@@ -7,7 +7,6 @@ one transfer for many callers, limits, and what oned said a moment ago.
 from __future__ import annotations
 
 import asyncio
-import collections
 import time
 from typing import Dict, List, Mapping, Optional, Tuple, TypeVar
 
@@ -40,7 +39,7 @@ class Services:
         limits: Optional[Limits] = None,
     ) -> None:
         self._keep, self._dialer, self._bundles, self._limits = keep, dialer, bundles, limits or Limits()
-        self._connections: collections.OrderedDict[Tuple[str, str], Connections] = collections.OrderedDict()
+        self._connections: Dict[Tuple[str, str], Connections] = {}
         self._closing: List[asyncio.Task[None]] = []
         self._datastores: Dict[str, Tuple[float, Dict[int, Datastore]]] = {}
         self.turns, self.flights, self.caretaker = Turns(), Flights(), Caretaker()
@@ -56,9 +55,9 @@ class Services:
             control: Dialer = bulk
             if self._keep and not self._dialer:
                 control = WithFallback(AsyncsshDialer(agent=key[0], shared=True), bulk)
-            while len(self._connections) >= _STATES:
-                _, old = self._connections.popitem(last=False)
-                self._closing.append(asyncio.ensure_future(old.close()))
+            idle = [key for key, connections in self._connections.items() if not connections.agents.taken]
+            for old in idle[: len(self._connections) + 1 - _STATES]:
+                self._closing.append(asyncio.ensure_future(self._connections.pop(old).close()))
             self._connections[key] = Connections(control, bulk, self._bundles, self._keep, self._limits)
         return self._connections[key]
 
@@ -72,5 +71,5 @@ class Services:
 
     async def close(self) -> None:
         """End all connections."""
-        for connections in self._connections.values():
-            await connections.close()
+        closing = [*self._closing, *(connections.close() for connections in self._connections.values())]
+        await asyncio.gather(*closing, return_exceptions=True)

@@ -15,6 +15,7 @@ import sys
 _PASSED = ("ONE_", "ONEADMIN", "FASTCOPY_", "SSH_AUTH_SOCK", "HOME", "USER", "LOGNAME", "LANG", "LC_", "TZ")
 _TRIES = 4  # a daemon may end, or be replaced, just as we ask it
 _STARTING = 15.0  # seconds for a daemon to come up; it takes half of one
+_HELLO = 20.0  # seconds for a daemon to say that it heard us; it does so at once, or its disks do not answer
 _ANOTHER = 2.0  # seconds for one that another client has started at the same time
 _LOOK = 0.02  # seconds
 
@@ -92,8 +93,10 @@ def send(connection: _socket.socket, argv: list[str]) -> None:
 def relay(connection: _socket.socket) -> int | None:
     """Print what comes back; the exit code, or None if another daemon must be asked, or -1 if none will do it."""
     kept = b""
+    connection.settimeout(_HELLO)
     while True:
         data = connection.recv(65536)
+        connection.settimeout(None)
         if not data:
             return None  # it was killed; whatever it had begun can be repeated
         *lines, kept = (kept + data).split(b"\n")
@@ -102,7 +105,7 @@ def relay(connection: _socket.socket) -> int | None:
                 os.write(2, line[1:] + b"\n")
             elif line[:1] == b"X":
                 return int(line[1:])
-            else:
+            elif line[:1] != b"H":
                 return -1 if line == b"N" else None
 
 
@@ -120,6 +123,8 @@ def ask(library: str, argv: list[str]) -> int | None:
                 return None
             send(connection, argv)
             code = relay(connection)
+        except _socket.timeout:
+            return None  # if it wakes up it sees that we have gone, and whatever it begins can be repeated
         except OSError:
             continue
         if code is not None:

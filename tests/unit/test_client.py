@@ -1,0 +1,108 @@
+"""The client of the daemon: what it does when the daemon does not do what it should."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List
+
+import pytest
+
+CLIENT = Path(__file__).resolve().parents[2] / "tm_fastcopy" / "remotes" / "client.py"
+_HELLO = 0.3  # seconds, instead of the twenty that a user waits
+
+
+class House:
+    """A front-end on which a test plays the daemon."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.state = top / "var" / "fastcopy"
+        self.state.mkdir(parents=True, mode=0o700)
+        python = top / "lib" / "fastcopy" / "venv" / "bin" / "python3"
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\necho "in a process of its own: $*" >&2\nexit 7\n')
+        python.chmod(0o755)
+        script = CLIENT.read_text()
+        assert "_HELLO = 20.0 " in script
+        self.script = top / "client.py"
+        self.script.write_text(script.replace("_HELLO = 20.0 ", f"_HELLO = {_HELLO} "))
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(self.state / f"daemon-{os.uname().nodename}.sock"))
+        self.listener.listen(4)
+        self.calls: List[bytes] = []
+
+    def serve(self, *answers: Callable[[socket.socket], None]) -> None:
+        """Give *answers* to one client after another."""
+
+        def work() -> None:
+            for answer in answers:
+                client, _ = self.listener.accept()
+                with client:
+                    length = int.from_bytes(client.recv(4, socket.MSG_WAITALL), "big")
+                    self.calls.append(client.recv(length, socket.MSG_WAITALL))
+                    answer(client)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def call(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        env: Dict[str, str] = {"ONE_LOCATION": str(self.top), "SECRET": "kept", **environ}
+        argv = [sys.executable, "-I", "-S", str(self.script), f"{self.top}/lib/fastcopy", *words]
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.listener.close()
+
+
+def test_lines_and_the_code_come_from_the_daemon(house: House) -> None:
+    house.serve(lambda client: client.sendall(b"H\nLINFO: clone: well\nEso it failed\nX1\n"))
+    done = house.call("clone", "a b", ONE_AUTH="/x", FASTCOPY_LANES="2")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "INFO: clone: well\nso it failed\n")
+    fields = house.calls[0].split(b"\0")
+    assert fields[:4] == [b"fastcopy-call 1", b"2", b"clone", b"a b"] and fields[-1] == b""
+    assert b"ONE_AUTH=/x" in fields and b"FASTCOPY_LANES=2" in fields
+    assert not any(field.startswith(b"SECRET") for field in fields)
+
+
+def test_a_daemon_that_does_not_say_that_it_heard_is_done_without(house: House) -> None:
+    hung = threading.Event()
+    house.serve(lambda _: (hung.wait(20), None)[1])
+    done = house.call("clone", "x")
+    hung.set()
+    assert done.returncode == 7
+    assert "in a process of its own: -I -m tm_fastcopy.frontend.main clone x" in done.stderr
+
+
+def test_a_daemon_that_heard_may_take_its_time(house: House) -> None:
+    def slowly(client: socket.socket) -> None:
+        client.sendall(b"H\n")
+        threading.Event().wait(3 * _HELLO)
+        client.sendall(b"X0\n")
+
+    house.serve(slowly)
+    done = house.call("clone", "x")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_daemon_that_declines_is_done_without(house: House) -> None:
+    house.serve(lambda client: client.sendall(b"H\nN\n"))
+    assert house.call("clone", "x").returncode == 7
+
+
+def test_a_daemon_that_ends_sends_its_clients_to_the_next(house: House) -> None:
+    house.serve(lambda client: client.sendall(b"H\nR\n"), lambda client: client.sendall(b"H\nX0\n"))
+    assert house.call("clone", "x").returncode == 0
+    assert len(house.calls) == 2
+
+
+def test_told_to_do_without_a_daemon_it_does_not_ask(house: House) -> None:
+    assert house.call("clone", "x", FASTCOPY_DAEMON="no").returncode == 7
+    assert house.calls == []
