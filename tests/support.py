@@ -25,6 +25,21 @@ CHUNK = 64 * 1024
 _CHANGES = {name for name in vars(Files) if not name.startswith("_")}
 
 
+_kept: List[int] = []
+
+
+def keep(fd: int) -> int:
+    """*fd*, which is closed when the test is over."""
+    _kept.append(fd)
+    return fd
+
+
+def close_kept() -> None:
+    """What conftest.py does after each test."""
+    while _kept:
+        os.close(_kept.pop())
+
+
 @functools.lru_cache(maxsize=64)
 def piece(letter: str, size: int = CHUNK) -> bytes:
     """The bytes of one chunk: nothing that compresses, the same on every run."""

@@ -8,7 +8,7 @@ from typing import Iterator
 
 import pytest
 
-from tests.support import CHUNK, FULL, RecordingFiles, content, make_file, manifest_of, piece, shape
+from tests.support import CHUNK, FULL, RecordingFiles, content, keep, make_file, manifest_of, piece, shape
 from tm_fastcopy.core.codec import PLAIN, encode
 from tm_fastcopy.core.errors import BadChunk, NoSpace, ProtocolError, Refused
 from tm_fastcopy.core.files import Files
@@ -200,7 +200,7 @@ def test_what_another_wrote_before_our_lock_is_not_fresh(
 
 def sink_for(tmp_path: Path, table: ChunkTable, files: Files, tee: bool = False) -> Sink:
     """A fresh staging file, and a second one for the cache."""
-    opened = [os.open(make_file(tmp_path / name, "---", table.size), os.O_RDWR) for name in ("disk", "tee")]
+    opened = [keep(os.open(make_file(tmp_path / name, "---", table.size), os.O_RDWR)) for name in ("disk", "tee")]
     return Sink(files, table, opened[0], True, opened[1] if tee else None)
 
 

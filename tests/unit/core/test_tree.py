@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
-from tests.support import RecordingFiles, content, make_file, manifest_of
+from tests.support import RecordingFiles, content, keep, make_file, manifest_of
 from tm_fastcopy.core.errors import Refused, Superseded
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import Staged, staging_name
@@ -35,16 +35,16 @@ class Place:
 
     def __init__(self, path: Path, before: str = "nothing") -> None:
         self.path = path
-        self.parent = os.open(path, os.O_RDONLY)
+        self.parent = keep(os.open(path, os.O_RDONLY))
         lay_out(path, before)
         self.stage(Files())
 
     def stage(self, files: Files) -> None:
-        self.tree = open_staging_tree(files, self.parent, FINAL)
+        self.tree = keep(open_staging_tree(files, self.parent, FINAL))
         file = self.path / TREE / staging_name("0")
         if not file.exists():
             make_file(file, "AB")
-        self.fd = os.open(file, os.O_RDWR)
+        self.fd = keep(os.open(file, os.O_RDWR))
         self.staged = Staged(self.tree, file.name, self.fd, manifest_of("AB").id)
 
     def publish(self, files: Files, look: Callable[[], None] = lambda: None) -> Receipt:
@@ -95,10 +95,8 @@ BEFORE = ["nothing", "flat", "0", "2", "0+", "2+"]
 
 
 @pytest.fixture(params=BEFORE)
-def place(request: Any, tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path, request.param)
-    yield made
-    os.close(made.parent)
+def place(request: Any, tmp_path: Path) -> Place:
+    return Place(tmp_path, request.param)
 
 
 @pytest.mark.parametrize("lacking", [(), ("exchange",)])
@@ -374,7 +372,7 @@ def test_only_the_layouts_own_link_is_followed(tmp_path: Path, target: str) -> N
     (tmp_path / FINAL).unlink()
     os.symlink(target, tmp_path / FINAL)
     with pytest.raises(Refused, match="not followed"):
-        find_active(os.open(tmp_path, os.O_RDONLY), FINAL, "the disk")
+        find_active(keep(os.open(tmp_path, os.O_RDONLY)), FINAL, "the disk")
 
 
 def test_no_link_behind_the_layouts_own_is_followed(tmp_path: Path) -> None:
@@ -382,12 +380,14 @@ def test_no_link_behind_the_layouts_own_is_followed(tmp_path: Path) -> None:
     os.rename(tmp_path / SNAP, tmp_path / "elsewhere")
     os.symlink("elsewhere", tmp_path / SNAP)
     with pytest.raises(Refused):
-        find_active(os.open(tmp_path, os.O_RDONLY), FINAL, "the disk")
+        find_active(keep(os.open(tmp_path, os.O_RDONLY)), FINAL, "the disk")
 
 
 def check(path: Path, name: str = FINAL) -> None:
-    parent = os.open(path, os.O_RDONLY)
-    check_alone(parent, name, find_active(parent, name, "the disk"), "the disk")
+    parent = keep(os.open(path, os.O_RDONLY))
+    active = find_active(parent, name, "the disk")
+    keep(active[0])
+    check_alone(parent, name, active, "the disk")
 
 
 def test_an_image_whose_name_is_a_number(tmp_path: Path) -> None:
