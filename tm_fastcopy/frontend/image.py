@@ -136,7 +136,7 @@ class ManifestStore:
             return None
         try:
             with open(self._directory / image.identity.key(""), "rb") as file:
-                raw = file.read(self._MAX)
+                raw = file.read(min(os.fstat(file.fileno()).st_size, self._MAX))  # a buffer is made for all it asks
             os.utime(file.name)
             manifest = Manifest.decode(raw)
         except (OSError, FastcopyError):
