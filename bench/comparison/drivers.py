@@ -33,6 +33,7 @@ class Driver:
     """A driver with an entry point below `remotes/tm/<tm>`; stores are the ids of its two datastores in the lab."""
 
     stock = True  # needs OpenNebula's scripts
+    remembers = False  # whether a host that has an image is another case than one that has not
 
     def __init__(
         self, name: str, label: str, tm: str, stores: tuple[int, int], *, headline: bool = True, note: str = ""
@@ -89,7 +90,7 @@ class Driver:
 class Fastcopy(Driver):
     """This project's driver."""
 
-    stock = False
+    stock, remembers = False, True
 
     def forget(self, lab: Lab, hosts: Sequence[str], image: str) -> bool:
         """The front-end knows an image by its times; hosts have theirs in the cache."""
@@ -119,6 +120,8 @@ class Pipeline(Driver):
 class LocalCache(Driver):
     """Stock `local` with its cache, which lies on the disk of the datastores."""
 
+    remembers = True
+
     def _cache(self, lab: Lab) -> str:
         return f"{lab.datastores}/stock-cache"
 
@@ -141,8 +144,10 @@ class Nfs(Driver):
     def __init__(self, name: str, stores: tuple[int, int], kernel: bool) -> None:
         label = "stock shared, kernel NFS mount" if kernel else "stock shared, user-space NFS client"
         note = (
-            "" if kernel else "this kernel has no NFS client: the script's `cp` is libnfs' nfs-cp, against nfs-ganesha, "
-            "so it is kept out of the comparison"
+            ""
+            if kernel
+            else "this kernel has no NFS client: the script's `cp` is libnfs' nfs-cp, against nfs-ganesha; kept out of "
+            "the comparison"
         )
         Driver.__init__(self, name, label, "shared", stores, headline=kernel, note=note)
         self.kernel = kernel

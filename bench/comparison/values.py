@@ -60,7 +60,7 @@ class Cell:
 
     def middle(self, name: str) -> float:
         """The median of a figure over the runs. Raises statistics.StatisticsError where there are none."""
-        return statistics.median(getattr(run, name) for run in self.runs)
+        return float(statistics.median(getattr(run, name) for run in self.runs))
 
     def spread(self, name: str) -> Tuple[float, float]:
         """The least and the most of a figure."""
