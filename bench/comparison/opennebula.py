@@ -1,4 +1,4 @@
-"""Finds the stock scripts: a source checkout that is named, or an OpenNebula that is installed; says what is missing."""
+"""Finds the stock scripts: a checkout that is named, or an OpenNebula that is installed; says what is missing."""
 
 from __future__ import annotations
 

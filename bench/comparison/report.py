@@ -41,9 +41,7 @@ def title_of(scenario: str, variant: str) -> str:
 def matrix(report: Report) -> Table:
     """Prolog seconds by case and driver; beside a rival's, how many times ours it is."""
     drivers = [one.name for one in report.drivers]
-    headings = [
-        name if report.headline(name) else f"[{name}]" for name in drivers
-    ]  # fmt: skip
+    headings = [name if report.headline(name) else f"[{name}]" for name in drivers]
     table = Table(
         "scenario", "host", "link", *(f"{name} s" for name in headings), text_columns=(0, 1, 2),
         title="prolog: median seconds to the exit of the entry point (times fastcopy's)",
@@ -146,8 +144,8 @@ def slower(report: Report) -> List[str]:
                 continue
             aside = "" if one.headline else " (not compared in the headline)"
             found.append(
-                f"{title_of(*place[:2])}, {place[2]}, {place[3]}: {one.name} takes {seconds_text(cell.middle('prolog'))} "
-                f"s, fastcopy {seconds_text(ours.middle('prolog'))} s{aside}"
+                f"{title_of(*place[:2])}, {place[2]}, {place[3]}: {one.name} takes "
+                f"{seconds_text(cell.middle('prolog'))} s, fastcopy {seconds_text(ours.middle('prolog'))} s{aside}"
             )
     return found
 
