@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import List, Optional
@@ -11,7 +12,7 @@ from bench.testbed import Lab, LabError
 MARK = "src/tm_mad/one_tm.rb"
 INSTALLED = "usr/lib/one/mads/one_tm.rb"
 LIBRARIES = ("load_opennebula_paths", "opennebula", "rexml/document", "nokogiri", "CommandManager", "DriverLogger")
-_HINT = "install the Debian packages ruby, ruby-nokogiri and ruby-rexml, or OpenNebula's opennebula-rubygems"
+_HINT = "install the Debian packages ruby, ruby-nokogiri and ruby-treetop, or OpenNebula's opennebula-rubygems"
 
 
 def find(named: Optional[Path], root: Path = Path("/")) -> Optional[Path]:
@@ -36,11 +37,19 @@ def find(named: Optional[Path], root: Path = Path("/")) -> Optional[Path]:
 
 
 def missing_libraries(lab: Lab) -> List[str]:
-    """Ruby libraries of the stock drivers that cannot be loaded on the lab's front-end."""
-    return [
-        name for name in LIBRARIES
-        if lab.fe.run(["ruby", "-I", f"{lab.one_location}/lib/ruby", "-e", "require ARGV[0]", name]).returncode
-    ]  # fmt: skip
+    """What Ruby cannot load on the lab's front-end of what the stock drivers need: the file that it did not find."""
+    found: List[str] = []
+    for name in LIBRARIES:
+        done = lab.fe.run(["ruby", "-e", "require ARGV[0]", name])
+        if done.returncode:
+            found.append(file_not_found(done.stderr.decode("utf-8", "replace")) or name)
+    return list(dict.fromkeys(found))
+
+
+def file_not_found(text: str) -> Optional[str]:
+    """The file that Ruby says it cannot load."""
+    match = re.search(r"cannot load such file -- (\S+)|(\S+) gem not installed", text)
+    return (match[1] or match[2]) if match else None
 
 
 def check(lab: Lab) -> None:
