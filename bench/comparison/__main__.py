@@ -97,7 +97,7 @@ def _lab(options: argparse.Namespace, command: str) -> int:
         site = Site(lab, pictures(options.images, real))
         try:
             with _progress() as tell:
-                Bench(site, drivers, options.rounds, made, tell).run(todo)
+                Bench(site, drivers, options.rounds, made, tell, options.budget).run(todo)
         except KeyboardInterrupt:
             made.notes.append("interrupted: what follows was not measured")
         unknown = sorted(set(lab.oned.unknown_calls))
@@ -219,6 +219,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--link", type=_rates, metavar="RATE,...", default=["1gbit"], help="rates of the hosts' links (1gbit)")
     add("--fs", type=_words, metavar="FS,...", default=list(_FS), help="file systems of hosts (xfs,ext4)")
     add("--rounds", type=_count, default=3, help="that count, after one that warms up (3)")
+    add("--budget", type=float, default=120.0, metavar="SECONDS", help="for a driver in a case, before it gets fewer "
+        "rounds (120)")  # fmt: skip
     add("--synthetic", action="store_true", help="a small image that looks like Debian instead of Debian")
     add("--stock-remotes", type=Path, metavar="DIR", help="an OpenNebula checkout, or /var/lib/one/remotes")
     add("--json", type=Path, metavar="FILE", help="write the report as JSON")

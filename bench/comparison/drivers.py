@@ -33,6 +33,7 @@ class Driver:
     """A driver with an entry point below `remotes/tm/<tm>`; stores are the ids of its two datastores in the lab."""
 
     stock = True  # needs OpenNebula's scripts
+    on_host = True  # whether disks lie on the host, so that its file system matters
     remembers = False  # whether a host that has an image is another case than one that has not
 
     def __init__(
@@ -41,6 +42,10 @@ class Driver:
         self.contestant = Contestant(name, label, headline, note)
         self.name, self.tm = name, tm
         self.image_store, self.system_store = stores
+
+    def resident(self, command: str) -> bool:
+        """Whether a process that runs all the time is this driver's, by its command line."""
+        return False
 
     # -- where things lie ------------------------------------------------------------------------------------
 
@@ -92,6 +97,10 @@ class Fastcopy(Driver):
 
     stock, remembers = False, True
 
+    def resident(self, command: str) -> bool:
+        """The daemon, and the agents that stay on hosts."""
+        return "tm_fastcopy" in command or "-c import base64" in command
+
     def forget(self, lab: Lab, hosts: Sequence[str], image: str) -> bool:
         """The front-end knows an image by its times; hosts have theirs in the cache."""
         os.utime(lab.fe.path(image))
@@ -141,6 +150,8 @@ class LocalCache(Driver):
 class Nfs(Driver):
     """Stock `shared`: both datastores lie on the front-end, and hosts reach them by NFS (bench/comparison/nfs.py)."""
 
+    on_host = False
+
     def __init__(self, name: str, stores: tuple[int, int], kernel: bool) -> None:
         label = "stock shared, kernel NFS mount" if kernel else "stock shared, user-space NFS client"
         note = (
@@ -151,6 +162,10 @@ class Nfs(Driver):
         )
         Driver.__init__(self, name, label, "shared", stores, headline=kernel, note=note)
         self.kernel = kernel
+
+    def resident(self, command: str) -> bool:
+        """The server."""
+        return command.startswith("ganesha.nfsd")
 
     def file(self, lab: Lab, disk: Disk) -> tuple[Node, str]:
         """Disks lie on the server."""

@@ -46,7 +46,7 @@ def versions(opennebula: Optional[Path]) -> Dict[str, str]:
 
 def opennebula_version(root: Path) -> Optional[str]:
     """The release of a source checkout or of an installed OpenNebula, from its Ruby library."""
-    for name in ("src/oca/ruby/opennebula.rb", "usr/lib/one/ruby/opennebula.rb", "lib/ruby/opennebula.rb"):
+    for name in ("src/oca/ruby/opennebula/version.rb", "usr/lib/one/ruby/opennebula/version.rb"):
         if (root / name).is_file():
             return _first(root / name, r"^\s*VERSION\s*=\s*'([^']+)'")
     return None

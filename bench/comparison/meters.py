@@ -13,7 +13,7 @@ import re
 import resource
 import threading
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping
+from typing import Callable, Dict, Iterable, List, Mapping
 
 from bench.testbed import Node, processes
 from bench.testbed.oned.control import MODULE
@@ -71,11 +71,14 @@ class Counters:
 class Memory:
     """Watches nodes while it is entered; `peaks` is the highest sum of the processes' shares (PSS) seen, in bytes.
 
-    It takes time from what it watches: the rounds that it watches do not count.
+    What ran before belongs to a driver only if *resident*, given its command line, says so: another driver's daemon
+    does not. It takes time from what it watches: the rounds that it watches do not count.
     """
 
-    def __init__(self, nodes: Mapping[str, List[Node]]) -> None:
+    def __init__(self, nodes: Mapping[str, List[Node]], resident: Callable[[str], bool]) -> None:
         self._nodes = nodes
+        before = [pid for listed in nodes.values() for node in listed for pid in node.processes()]
+        self._others = {pid for pid in before if not resident(" ".join(processes.arguments(pid)))}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.peaks: Dict[str, int] = {name: 0 for name in nodes}
@@ -91,11 +94,10 @@ class Memory:
     def _watch(self) -> None:
         while not self._stop.wait(_INTERVAL):
             for name, nodes in self._nodes.items():
-                self.peaks[name] = max(self.peaks[name], sum(share(pid) for node in nodes for pid in _counted(node)))
+                self.peaks[name] = max(self.peaks[name], self._sum(nodes))
 
-
-def _counted(node: Node) -> List[int]:
-    return [pid for pid in node.processes() if MODULE not in processes.arguments(pid)]
+    def _sum(self, nodes: Iterable[Node]) -> int:
+        return sum(share(pid) for node in nodes for pid in node.processes() if pid not in self._others)
 
 
 def share(pid: int) -> int:

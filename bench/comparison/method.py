@@ -2,7 +2,8 @@
 
 In each case, drivers take turns, round by round, and begin each round one further on; what the machine does meanwhile
 hits all alike. The first round warms up (daemon, logins, programs in memory), is watched for memory, and does not
-count. A driver that fails twice in a case is not tried there again, and the case shows the failure.
+count. A driver that is slow gets fewer rounds, and the report says how many. A driver that fails twice in a case is
+not tried there again, and the case shows the failure.
 """
 
 from __future__ import annotations
@@ -57,24 +58,32 @@ def turns(drivers: Sequence[Driver], rounds: int) -> List[Tuple[int, Driver]]:
 
 
 class Bench:
-    """Fills a report. *clock* gives seconds."""
+    """Fills a report. *clock* gives seconds.
+
+    *budget*: seconds that a driver may use in one case before it gets no further round (but always one that counts).
+    """
 
     def __init__(
         self, site: Site, drivers: Sequence[Driver], rounds: int, report: Report, tell: Tell,
-        clock: Callable[[], float] = time.monotonic,
+        budget: float, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._site, self._drivers, self._rounds, self._report, self._tell = site, list(drivers), rounds, report, tell
-        self._clock = clock
+        self._clock, self._budget = clock, budget
         self._bounds = Bounds(site, report.rates)
         self._forecast = Forecast()
         self._known: Set[Tuple[str, str, str]] = set()  # driver, host, image
 
     def run(self, todo: Sequence[Situation]) -> None:
         """Measure everything."""
-        order = turns(self._drivers, self._rounds)
-        for place, situation in enumerate(todo):
-            later = [one.key(driver.name) for one in todo[place + 1 :] for _, driver in order]
-            self._situation(situation, order, later)
+        orders = [turns(self._present(situation, todo), self._rounds) for situation in todo]
+        for place, (situation, order) in enumerate(zip(todo, orders)):
+            rest = zip(todo[place + 1 :], orders[place + 1 :])
+            self._situation(situation, order, [one.key(driver.name) for one, later in rest for _, driver in later])
+
+    def _present(self, situation: Situation, todo: Sequence[Situation]) -> List[Driver]:
+        """The drivers of a case: one whose disks are not on the host is the same on every file system."""
+        again = situation.fs != todo[0].fs
+        return [driver for driver in self._drivers if driver.on_host or not again]
 
     # -- one case --------------------------------------------------------------------------------------------
 
@@ -96,20 +105,25 @@ class Bench:
             bound = self._bounds.of(case, situation.fs, link, hosts)
             data = travels(site, case) if case.change else sum(map(site.data, case.images)) * case.vms * case.hosts
             cells: Dict[str, Cell] = {}
-            for driver in self._drivers:
+            for driver in dict.fromkeys(driver for _, driver in order):
                 cells[driver.name] = Cell(
                     case.scenario, case.variant, driver.name, situation.fs, link, case.hosts, data, bound
                 )
             self._report.cells += cells.values()
+            used = dict.fromkeys(cells, 0.0)
             for index, (turn, driver) in enumerate(order):
                 left = [situation.key(one.name) for _, one in order[index:]] + later
                 named = " ".join(word for word in (case.scenario, case.variant) if word)
                 what = f"{named}, {situation.fs}, {link}: {driver.name}, " + (f"round {turn}" if turn else "warm-up")
                 self._tell(what, self._forecast.left(left))
-                if len(cells[driver.name].failures) < _PATIENCE:
+                cell = cells[driver.name]
+                if len(cell.failures) < _PATIENCE and not (cell.runs and used[driver.name] > self._budget):
                     began = self._clock()
-                    self._turn(turn, driver, case, hosts, cells[driver.name])
+                    self._turn(turn, driver, case, hosts, cell)
+                    used[driver.name] += self._clock() - began
                     self._forecast.add(situation.key(driver.name), self._clock() - began)
+                else:
+                    self._forecast.add(situation.key(driver.name), 0.0)
         finally:
             lab.uplink(None)
 
@@ -119,7 +133,8 @@ class Bench:
                 cell.runs.append(self._once(driver, case, hosts))
                 return
             lab = self._site.lab
-            with Memory({"front-end": [lab.fe], "hosts": [lab.hosts[host] for host in hosts]}) as memory:
+            nodes = {"front-end": [lab.fe], "hosts": [lab.hosts[host] for host in hosts]}
+            with Memory(nodes, driver.resident) as memory:
                 self._once(driver, case, hosts)
             cell.peak_front_end, cell.peak_hosts = memory.peaks["front-end"], memory.peaks["hosts"]
         except (WrongContent, LabError, OSError, ValueError, subprocess.SubprocessError) as error:

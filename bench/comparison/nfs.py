@@ -16,15 +16,20 @@ from typing import Sequence
 from bench.testbed import Lab, LabError, processes
 from bench.testbed.node import HOME
 
-PROGRAMS = {"ganesha.nfsd": "nfs-ganesha nfs-ganesha-vfs", "nfs-cp": "libnfs-utils"}
-_PORT = 2049
+PROGRAMS = {"ganesha.nfsd": "nfs-ganesha nfs-ganesha-vfs", "rpcbind": "rpcbind", "nfs-cp": "libnfs-utils"}
+_PORT, _MOUNT_PORT = 2049, 20048
+_OPTIONS = f"version=3&nfsport={_PORT}&mountport={_MOUNT_PORT}"
 _WAIT = 30.0  # seconds for the server to listen
 
+# The user-space client speaks version 3 (its version 4 fails to read files of some MiB), the kernel's version 4.
 _CONFIG = """\
-NFS_Core_Param {{ Protocols = 4; NFS_Port = {port}; Enable_UDP = false; Enable_NLM = false; Enable_RQUOTA = false; }}
-NFSv4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = "{state}"; Minor_Versions = 0, 1; }}
+NFS_Core_Param {{
+    Protocols = 3, 4; NFS_Port = {port}; MNT_Port = {mount_port}; Enable_UDP = false; Enable_NLM = false;
+    Enable_RQUOTA = false;
+}}
+NFSv4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = "{state}"; Minor_Versions = 0, 1, 2; }}
 EXPORT {{
-    Export_Id = 1; Path = "{path}"; Pseudo = "/ds"; Protocols = 4; Transports = TCP;
+    Export_Id = 1; Path = "{path}"; Pseudo = "/ds"; Protocols = 3, 4; Transports = TCP;
     Access_Type = RW; Squash = No_Root_Squash; SecType = sys; FSAL {{ Name = VFS; }}
 }}
 """
@@ -35,7 +40,7 @@ _CP = """\
 if [ $# -eq 2 ]; then
     case $1:$2 in
         {images}/*:{systems}/*)
-            exec nfs-cp "nfs://{address}/ds${{1#{root}}}?version=4" "nfs://{address}/ds${{2#{root}}}?version=4"
+            exec nfs-cp "nfs://{address}$1?{options}" "nfs://{address}$2?{options}"
             ;;
     esac
 fi
@@ -58,8 +63,9 @@ def start(lab: Lab, stores: tuple[int, int], kernel: bool) -> None:
     directory = lab.dir / "nodes/fe/nfs"
     directory.mkdir()
     config = directory / "ganesha.conf"
-    config.write_text(_CONFIG.format(port=_PORT, state=directory, path=lab.datastores))
+    config.write_text(_CONFIG.format(port=_PORT, mount_port=_MOUNT_PORT, state=directory, path=lab.datastores))
     log = directory / "log"
+    lab.fe.run(["rpcbind"], user="root", check=True)  # version 3 does not start without it
     lab.fe.run(
         ["ganesha.nfsd", "-f", config, "-L", log, "-p", directory / "pid", "-N", "NIV_EVENT"], user="root", check=True
     )
@@ -87,7 +93,8 @@ def _listens(lab: Lab) -> bool:
 def _put_cp(lab: Lab, host: str, stores: tuple[int, int]) -> None:
     node = lab.hosts[host]
     root = shlex.quote(str(lab.datastores))
-    text = _CP.format(images=f"{root}/{stores[0]}", systems=f"{root}/{stores[1]}", root=root, address=lab.fe.address)
+    images, systems = (f"{root}/{store}" for store in stores)
+    text = _CP.format(images=images, systems=systems, address=lab.fe.address, options=_OPTIONS)
     programs = node.files / "tmp/bench-nfs"
     programs.mkdir()
     (programs / "cp").write_text(text)

@@ -70,8 +70,8 @@ def _in_matrix(cell: Optional[Cell], times: Optional[float]) -> str:
 def details(report: Report) -> Table:
     """Everything that was counted, one line for each driver in each case."""
     table = Table(
-        "scenario", "host", "link", "driver", "prolog s", "durable s", "x bound", "bound", "wire", "CPU s fe",
-        "CPU s hosts", "peak fe", "peak hosts", text_columns=(0, 1, 2, 3, 7),
+        "scenario", "host", "link", "driver", "rounds", "prolog s", "durable s", "x bound", "bound", "wire", "CPU s fe",
+        "CPU s hosts", "peak fe", "peak hosts", text_columns=(0, 1, 2, 3, 8),
         title="median (least-most) of the rounds that count; memory is the warm-up round's",
     )  # fmt: skip
     for place in report.places():
@@ -81,14 +81,14 @@ def details(report: Report) -> Table:
                 continue
             head = title_of(*place[:2]), place[2], place[3], one.name
             if not cell.runs:
-                table.add(*head, failed_text(cell) if cell.failures else "not run", *[""] * 8)
+                table.add(*head, 0, failed_text(cell) if cell.failures else "not run", *[""] * 8)
                 continue
             prolog = spread_text(cell, "prolog")
             if cell.failures:
                 prolog = f"{failed_text(cell)}; {prolog}"
             bound = cell.bound
             table.add(
-                *head, prolog, spread_text(cell, "durable"),
+                *head, len(cell.runs), prolog, spread_text(cell, "durable"),
                 f"{cell.middle('prolog') / bound.seconds:.1f}" if bound and bound.seconds > 0 else "",
                 f"{seconds_text(bound.seconds)} s {bound.what}" if bound else "",
                 size_text(int(cell.middle("wire"))), f"{cell.middle('cpu_front_end'):.2f}",
