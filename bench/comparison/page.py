@@ -41,9 +41,9 @@ def render(made: Report) -> str:
     for title, svg in plots(made):
         parts.append(f"<h2>{_text(title)}</h2>\n{svg}")
     for title, table in (
-        ("Everything that was counted", text.details(made)),
+        ("Everything that was counted", text.details(made) if text.counted(made) else None),
         ("Where the time goes", text.phases(made)),
-        ("What the machine can do", text.rates(made)),
+        ("What the machine can do", text.rates(made) if made.rates else None),
     ):
         if table:
             parts += [f"<h2>{title}</h2>", _table(table)]

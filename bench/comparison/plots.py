@@ -10,7 +10,7 @@ import io
 import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bench.comparison.report import title_of
+from bench.comparison.report import counted, title_of
 from bench.comparison.values import Cell, Report
 
 _INK = "#010203"  # no driver's; becomes the page's own colour of text
@@ -39,7 +39,8 @@ def plots(report: Report) -> List[Tuple[str, str]]:
         places = [place for place in compared if place[3] == link]
         name = "as fast as the machine" if link == "none" else link
         found.append((f"Prolog time, link {name}", _bars(report, places, "prolog", "seconds, logarithmic", 1)))
-        found.append((f"Bytes on the wire, link {name}", _bars(report, places, "wire", "MiB, logarithmic", 2**20)))
+        if counted(report):
+            found.append((f"Bytes on the wire, link {name}", _bars(report, places, "wire", "MiB, logarithmic", 2**20)))
     for scenario, title, axis in (
         ("growth", "Growth with the image's size", "MiB of image"),
         ("fanout", "Fan-out: one VM on each host at once", "hosts"),

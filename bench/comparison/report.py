@@ -97,6 +97,11 @@ def details(report: Report) -> Table:
     return table
 
 
+def counted(report: Report) -> bool:
+    """Whether anything but the prolog was counted: on a cloud, nothing is."""
+    return any(run.wire for cell in report.cells for run in cell.runs)
+
+
 def phase_names(report: Report) -> List[str]:
     """All phases that a driver told of, in order."""
     return list(dict.fromkeys(name for cell in report.cells for run in cell.runs for name in run.phases))
@@ -161,7 +166,9 @@ def failures(report: Report) -> List[str]:
 
 def render(report: Report) -> str:
     """The whole report for a terminal."""
-    parts = [matrix(report).render(), details(report).render(), rates(report).render()]
+    parts = [matrix(report).render()]
+    if counted(report):
+        parts += [details(report).render(), rates(report).render()]
     told = phases(report)
     if told:
         parts.append(told.render())
