@@ -23,13 +23,13 @@ from typing import Iterator, List, Optional, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench.comparison import cloud, machine, nfs, opennebula, output, report
+from bench.comparison import cloud, machine, nfs, opennebula, output
 from bench.comparison.drivers import FASTCOPY, PIPELINE, Driver, Nfs, all_drivers
 from bench.comparison.forecast import in_words
 from bench.comparison.method import Bench, Tell, situations
 from bench.comparison.scenarios import Case, scenarios
 from bench.comparison.site import Site, pictures
-from bench.comparison.values import Report
+from bench.comparison.values import OURS, Report
 from bench.images import catalogue, tools
 from bench.jobs import WrongContent
 from bench.testbed import Lab, LabConfig, LabError
@@ -110,7 +110,7 @@ def _lab(options: argparse.Namespace, command: str) -> int:
 def finish(made: Report, options: argparse.Namespace) -> int:
     """Print the report, and write the files that were asked for."""
     output.write(made, options.json, options.html)
-    ours = [cell for cell in made.cells if cell.driver == report.OURS]
+    ours = [cell for cell in made.cells if cell.driver == OURS]
     return 1 if any(cell.failures for cell in ours) or not any(cell.runs for cell in made.cells) else 0
 
 

@@ -240,7 +240,8 @@ class Machines:
             vm = _parse(self._api("one.vm.info", number, False))
             state, step = int(_text(vm, "STATE")), int(_text(vm, "LCM_STATE"))
             if step == FAILED:
-                raise CloudError(f"the prolog of VM {number} failed: {_text(vm, 'USER_TEMPLATE/ERROR') or 'see its log'}")
+                said = _text(vm, "USER_TEMPLATE/ERROR") or "see its log"
+                raise CloudError(f"the prolog of VM {number} failed: {said}")
             records = vm.findall("HISTORY_RECORDS/HISTORY")
             if state == ACTIVE and step not in BEFORE and records:
                 started, ended = int(_text(records[-1], "PSTIME")), int(_text(records[-1], "PETIME"))
@@ -266,7 +267,10 @@ class Machines:
         with contextlib.suppress(CloudError):
             pool = _parse(self._api("one.vmpool.info", -3, -1, -1, -1))
             own = f"{NAME}-{os.getpid()}-"
-            self._left |= {int(_text(vm, "ID")) for vm in pool.iterfind("VM") if _text(vm, "NAME").startswith(own)}
+            self._left |= {
+                int(_text(vm, "ID")) for vm in pool.iterfind("VM")
+                if _text(vm, "NAME").startswith(own) and _text(vm, "STATE") != str(DONE)
+            }  # fmt: skip
         for number in sorted(self._left):
             try:
                 self.delete(number)
@@ -335,8 +339,8 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
     plan = make_plan(api, options.image, options.host, options.datastore or [], options.rounds + 1)
     if plan.count > options.most:
         raise CloudError(
-            f"that would be {plan.count} VMs, and --most allows {options.most}: fewer rounds, hosts or datastores, or a "
-            "larger --most"
+            f"that would be {plan.count} VMs, and --most allows {options.most}: ask for fewer rounds, hosts or "
+            "datastores, or for a larger --most"
         )
     print(plan.words(), file=sys.stderr)
     if not options.yes and not _agreed():
@@ -350,7 +354,8 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
         "oned": f"{api.endpoint}, version {api('one.system.version')}",
         "first VM": "of this bench: what host and front-end knew before is not known",
     }
-    report = Report(now, f"bench/prolog {shlex.join(given)}", machine.machine(), machine.versions(None), method, drivers)
+    command = f"bench/prolog {shlex.join(given)}"
+    report = Report(now, command, machine.machine(), machine.versions(None), method, drivers)
     machines = Machines(api, options.patience)
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)

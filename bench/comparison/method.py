@@ -70,7 +70,7 @@ class Bench:
         self._site, self._drivers, self._rounds, self._report, self._tell = site, list(drivers), rounds, report, tell
         self._clock, self._budget = clock, budget
         self._bounds = Bounds(site, report.rates)
-        self._forecast = Forecast()
+        self._forecast = Forecast(budget)
         self._known: Set[Tuple[str, str, str]] = set()  # driver, host, image
 
     def run(self, todo: Sequence[Situation]) -> None:
@@ -122,8 +122,6 @@ class Bench:
                     self._turn(turn, driver, case, hosts, cell)
                     used[driver.name] += self._clock() - began
                     self._forecast.add(situation.key(driver.name), self._clock() - began)
-                else:
-                    self._forecast.add(situation.key(driver.name), 0.0)
         finally:
             lab.uplink(None)
 

@@ -7,8 +7,6 @@ from typing import List, Optional
 from bench.comparison.values import Cell, Report
 from bench.measure import Table, size_text
 
-OURS = "fastcopy"
-
 
 def ratio(cell: Optional[Cell], ours: Optional[Cell]) -> Optional[float]:
     """How many times the prolog time of *ours* a cell takes, by medians; None where one of both is not sound."""
@@ -47,7 +45,7 @@ def matrix(report: Report) -> Table:
         title="prolog: median seconds to the exit of the entry point (times fastcopy's)",
     )  # fmt: skip
     for place in report.places():
-        ours = report.cell(place, OURS)
+        ours = report.ours(place)
         row: List[str] = []
         for name in drivers:
             cell = report.cell(place, name)
@@ -141,7 +139,7 @@ def slower(report: Report) -> List[str]:
     """A sentence for each cell in which a rival is faster than our driver."""
     found = []
     for place in report.places():
-        ours = report.cell(place, OURS)
+        ours = report.ours(place)
         for one in report.drivers:
             cell = report.cell(place, one.name)
             times = ratio(cell, ours)

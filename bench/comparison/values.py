@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
 SCHEMA = "fastcopy-prolog 1"
+OURS = "fastcopy"
+"""This project's driver: what others are set against."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Report:
     def cell(self, place: Tuple[str, str, str, str], driver: str) -> Optional[Cell]:
         """A driver's cell in a place, if it was tried there."""
         return next((cell for cell in self.cells if cell.place == place and cell.driver == driver), None)
+
+    def ours(self, place: Tuple[str, str, str, str]) -> Optional[Cell]:
+        """The cell of this project's driver, which on a cloud has its datastore in its name."""
+        names = [one.name for one in self.drivers if one.name.split(" ")[0] == OURS]
+        return next((cell for name in names if (cell := self.cell(place, name))), None)
 
     def places(self) -> List[Tuple[str, str, str, str]]:
         """All places, in the order in which they were measured."""
