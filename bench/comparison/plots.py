@@ -38,9 +38,10 @@ def plots(report: Report) -> List[Tuple[str, str]]:
     for link in dict.fromkeys(place[3] for place in compared):
         places = [place for place in compared if place[3] == link]
         name = "as fast as the machine" if link == "none" else link
-        found.append((f"Prolog time, link {name}", _bars(report, places, "prolog", "seconds, logarithmic", 1)))
+        found.append((f"Prolog time, link {name}", _points(report, places, "prolog", "seconds, logarithmic", 1)))
         if counted(report):
-            found.append((f"Bytes on the wire, link {name}", _bars(report, places, "wire", "MiB, logarithmic", 2**20)))
+            drawing = _points(report, places, "wire", "MiB, logarithmic", 2**20)
+            found.append((f"Bytes on the wire, link {name}", drawing))
     for scenario, title, axis in (
         ("growth", "Growth with the image's size", "MiB of image"),
         ("fanout", "Fan-out: one VM on each host at once", "hosts"),
@@ -56,9 +57,13 @@ def _colours(report: Report) -> Dict[str, str]:
     return {one.name: _COLOURS[place % len(_COLOURS)] for place, one in enumerate(report.drivers)}
 
 
-def _bars(report: Report, places: Sequence[Place], figure: str, axis: str, unit: int) -> str:
-    """One group of bars for each case, with the spread of the rounds."""
+def _points(report: Report, places: Sequence[Place], figure: str, axis: str, unit: int) -> str:
+    """A point for each driver in each case, with the spread of the rounds.
+
+    Points and not bars: on a logarithmic axis a bar's length means nothing.
+    """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     places = [place for place in places if any(_has(report.cell(place, one.name)) for one in report.drivers)]
     if not places:
@@ -75,21 +80,26 @@ def _bars(report: Report, places: Sequence[Place], figure: str, axis: str, unit:
             [value - spread[0] / unit for value, spread in zip(values, spreads)],
             [spread[1] / unit - value for value, spread in zip(values, spreads)],
         ]
-        axes.barh(
-            [row for row, _ in drawn], values, height * 0.9, color=_colours(report)[one.name],
-            label=one.label + ("" if one.headline else " (not compared)"), xerr=errors,
-            alpha=1 if one.headline else 0.55, error_kw={"ecolor": _INK, "elinewidth": 0.8},
+        axes.errorbar(
+            values, [row for row, _ in drawn], xerr=errors, fmt="o" if one.headline else "D", markersize=6,
+            color=_colours(report)[one.name], label=one.label + ("" if one.headline else " (not compared)"),
+            markerfacecolor=None if one.headline else "none", elinewidth=1.5, capsize=3,
         )  # fmt: skip
         for (row, _), value, spread in zip(drawn, values, spreads):
             text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
             axes.annotate(
-                text, (max(value, spread[1] / unit), row), xytext=(4, 0), textcoords="offset points", va="center",
+                text, (max(value, spread[1] / unit), row), xytext=(6, 0), textcoords="offset points", va="center",
                 fontsize=8,
             )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.grid(True, color=_INK, alpha=0.15)
+    for row in range(1, len(places)):
+        axes.axhline(row - 0.5, color=_INK, alpha=0.15, linewidth=0.8)
     axes.set_yticks(range(len(places)), [f"{title_of(*place[:2])}, {place[2]}" for place in places])
-    axes.invert_yaxis()
-    axes.margins(y=0.02)
+    axes.set_ylim(len(places) - 0.5, -0.5)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 1.6)
     return _finish(drawing, axes, axis)
