@@ -50,7 +50,8 @@ def on_the_front_end(cloud: Cloud, *words: str) -> Any:
 
 def test_on_a_cloud_vms_are_deployed_timed_and_deleted(cloud: Cloud, tmp_path: Path) -> None:
     image = cloud.image(lambda path: random_data(path, 4 * MIB))
-    words = ["--image", str(image.id), "--host", "host1", "--host", "host3", "--datastore", str(SYSTEM), "--rounds", "1"]
+    hosts = ["--host", "host1", "--host", "host3"]
+    words = ["--image", str(image.id), *hosts, "--datastore", str(SYSTEM), "--rounds", "1"]
     file = tmp_path / "report.json"
     done = on_the_front_end(cloud, *words, "--yes", "--json", str(file))
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
