@@ -227,7 +227,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.synthetic, options.scenarios = True, list(_QUICK)
-        options.rounds = min(options.rounds, 3)
+        options.rounds = min(options.rounds, 2)
     return options
 
 

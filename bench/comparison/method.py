@@ -46,9 +46,14 @@ class Situation:
 def situations(cases: Iterable[Case], file_systems: Sequence[str], links: Sequence[str]) -> List[Situation]:
     """All combinations, link by link. An uplink is a link of its own: those cases come once, and last."""
     chosen = list(cases)
-    found = [Situation(case, fs, link) for link in links for case in chosen for fs in file_systems if not case.uplink]
-    return found + [Situation(case, fs, f"uplink {case.uplink}") for case in chosen for fs in file_systems[:1]
-                    if case.uplink]  # fmt: skip
+    found = [
+        Situation(case, fs, link)
+        for link in links
+        for case in chosen
+        for fs in (file_systems[:1] if case.once else file_systems)
+        if not case.uplink
+    ]
+    return found + [Situation(case, file_systems[0], f"uplink {case.uplink}") for case in chosen if case.uplink]
 
 
 def turns(drivers: Sequence[Driver], rounds: int) -> List[Tuple[int, Driver]]:
@@ -159,8 +164,7 @@ class Bench:
     def _make_state(self, driver: Driver, case: Case, hosts: Sequence[str]) -> None:
         """Make driver and hosts know what the case says that they know."""
         if case.state in (COLD, OLD):
-            for image in dict.fromkeys((*case.images, *(["system"] if case.state == OLD else []))):
-                self._forget(driver, image, hosts)
+            self._forget(driver, list(dict.fromkeys((*case.images, *(["system"] if case.state == OLD else [])))), hosts)
         if not driver.remembers:
             for image in case.images:
                 self._site.image(driver, image)
@@ -171,10 +175,11 @@ class Bench:
                 if (driver.name, host, image) not in self._known:
                     self._untimed(driver, host, image)
 
-    def _forget(self, driver: Driver, image: str, hosts: Sequence[str]) -> None:
-        _, path = self._site.image(driver, image)
-        if driver.forget(self._site.lab, hosts, path):
-            settle([self._site.lab.fe.path(path)])
+    def _forget(self, driver: Driver, images: Sequence[str], hosts: Sequence[str]) -> None:
+        paths = [self._site.image(driver, image)[1] for image in images]
+        touched = [path for path in paths if driver.forget(self._site.lab, hosts, path)]
+        if touched:
+            settle(self._site.lab.fe.path(path) for path in touched)
         # Caches are emptied as a whole.
         self._known -= {entry for entry in self._known if entry[0] == driver.name and entry[1] in hosts}
 

@@ -34,6 +34,11 @@ def test_situations_are_all_combinations_and_an_uplink_is_a_link_of_its_own() ->
     ]  # fmt: skip
 
 
+def test_a_case_whose_question_is_another_comes_on_one_file_system() -> None:
+    found = situations([Case("growth", once=True)], ["ext4", "xfs"], ["none", "1gbit"])
+    assert [(one.fs, one.link) for one in found] == [("ext4", "none"), ("ext4", "1gbit")]
+
+
 class Ticks:
     """A clock that goes on by a second whenever it is looked at."""
 
