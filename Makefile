@@ -1,3 +1,4 @@
+# make bench   this driver beside what stock ssh runs, in a lab (root, Debian 12; under 15 minutes); build/prolog.html
 # make demo    the main job on a real Debian image, in a lab on this machine (root, Debian 12; about five minutes)
 # make test    all tests; without root, those that need none
 # make check   ruff, mypy --strict, shellcheck
@@ -11,10 +12,15 @@ SHELL_FILES := install/debian-packages.sh .ci/run bench/command \
     tm_fastcopy/remotes/fastcopy tests/python39.sh
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test e2e walk others python39 check reference clean packages
+.PHONY: bench demo test e2e walk others python39 check reference clean packages
 
 demo: $(VENV)/ready
 	bench/demo
+
+# Without OpenNebula; with it, see docs/BENCHMARKING.md.
+bench: $(VENV)/ready
+	mkdir -p build
+	bench/prolog --quick --json build/prolog.json --html build/prolog.html
 
 # Side by side: each waits most of its time, for links, time limits and disks.
 test: $(VENV)/ready
@@ -44,7 +50,7 @@ packages:
 # Tools of the system first: without venv there is no environment to make.
 $(VENV)/ready: setup.cfg | packages
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,bench,check]'
 	touch $@
 
 clean:

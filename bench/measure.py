@@ -138,7 +138,7 @@ class Table:
         import rich.table
         from rich.text import Text
 
-        table = rich.table.Table(title=self.title or None, box=rich.box.MARKDOWN, title_justify="left")
+        table = rich.table.Table(box=rich.box.MARKDOWN)
         for index, heading in enumerate(self.headings):
             table.add_column(Text(heading), justify="left" if index in self.text_columns else "right", no_wrap=True)
         for row in self.rows:
@@ -147,4 +147,6 @@ class Table:
         with console.capture() as captured:
             console.print(table)
         # The box has an empty line where others have their upper edge.
-        return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() if line.strip())
+        lines = [line.rstrip() for line in captured.get().splitlines() if line.strip()]
+        # Not rich's own title, which is broken to the table's width.
+        return "".join(f"{line}\n" for line in ([self.title, *lines] if self.title else lines))

@@ -224,6 +224,13 @@ class Lab:
             raise LabError("The front-end has no link of its own: set the hosts' rates.")
         links.shape(self.fe.holder, node.holder, node.name, rate)
 
+    def uplink(self, rate: Optional[str]) -> None:
+        """Limit all that the front-end itself sends, to all hosts together; None lifts the limit.
+
+        What hosts send, to it or to each other, is not limited.
+        """
+        links.limit(self.fe.holder, links.BRIDGE, rate)
+
     def transfers(self) -> tm.Transfers:
         """A one_tm that takes many scripts, also at once; a context manager. See `tm`."""
         return tm.open_transfers(self.fe, self.one_location, real=self.config.opennebula is not None)

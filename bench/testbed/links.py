@@ -86,15 +86,19 @@ def neighbours(holder: int, device: str, own: int, hosts: int) -> None:
 def shape(front_holder: int, holder: int, name: str, rate: Optional[str]) -> None:
     """Limit a host's link to `rate` (`1gbit`) in both directions, or lift the limit with None."""
     for where, device in ((front_holder, port(name)), (holder, INTERFACE)):
-        if rate is None:
-            shown = call(where, "tc", "qdisc", "show", "dev", device, "root")
-            if " tbf " in f" {shown}":
-                call(where, "tc", "qdisc", "del", "dev", device, "root")
-            continue
-        per_second = bits(rate)
-        burst = max(SMALLEST_BURST, per_second // 8 // 1000)  # bytes; one millisecond's worth
-        call(where, "tc", "qdisc", "replace", "dev", device, "root", "tbf",
-             "rate", f"{per_second}bit", "burst", str(burst), "latency", QUEUE)  # fmt: skip
+        limit(where, device, rate)
+
+
+def limit(holder: int, device: str, rate: Optional[str]) -> None:
+    """Limit what a node sends through a device, or lift the limit with None."""
+    if rate is None:
+        if " tbf " in f" {call(holder, 'tc', 'qdisc', 'show', 'dev', device, 'root')}":
+            call(holder, "tc", "qdisc", "del", "dev", device, "root")
+        return
+    per_second = bits(rate)
+    burst = max(SMALLEST_BURST, per_second // 8 // 1000)  # bytes; one millisecond's worth
+    call(holder, "tc", "qdisc", "replace", "dev", device, "root", "tbf",
+         "rate", f"{per_second}bit", "burst", str(burst), "latency", QUEUE)  # fmt: skip
 
 
 def cable(front_holder: int, name: str, up: bool) -> None:

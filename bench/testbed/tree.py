@@ -67,6 +67,16 @@ STOCK = {
     "src/vmm_mad/remotes/kvm": ["var/remotes/vmm/kvm/"],
 }
 
+# The same of an installed OpenNebula: source below the machine's root.
+INSTALLED = {
+    "usr/lib/one/sh/scripts_common.sh": ["lib/sh/", "var/remotes/"],
+    "usr/lib/one/mads": ["lib/mads/"],
+    "usr/lib/one/ruby": ["lib/ruby/"],
+    "usr/share/one/gems": ["share/gems/"],
+    "etc/one/tmrc": ["etc/"],
+    "var/lib/one/remotes": ["var/remotes/"],
+}
+
 
 def create(one: Path) -> None:
     """Make the empty tree with its few configuration files."""
@@ -79,10 +89,12 @@ def create(one: Path) -> None:
 
 
 def add_stock(one: Path, checkout: Path) -> None:
-    """Copy what one_tm and the stock drivers need from an OpenNebula source checkout. LabError if it is none."""
-    if not (checkout / "src/tm_mad/one_tm.rb").is_file():
+    """Copy what one_tm and the stock drivers need from an OpenNebula source checkout, or from the root of a machine
+    that has OpenNebula installed. LabError if it is neither."""
+    installed = (checkout / "usr/lib/one/mads/one_tm.rb").is_file()
+    if not installed and not (checkout / "src/tm_mad/one_tm.rb").is_file():
         raise LabError(f"{checkout} is no OpenNebula source checkout: src/tm_mad/one_tm.rb is missing there.")
-    for source, targets in STOCK.items():
+    for source, targets in (INSTALLED if installed else STOCK).items():
         for target in targets:
             copy(checkout / source, one / target)
     link_gems(one)

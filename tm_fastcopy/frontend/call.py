@@ -16,6 +16,7 @@ from .arguments import Endpoint, directory_and_name
 from .host import Host
 from .image import ManifestStore
 from .oned import Datastore, Oned, Vm
+from .phases import Phases
 from .places import Places
 from .services import Services
 from .settings import FILE, Configuration, Settings
@@ -29,7 +30,7 @@ T = TypeVar("T")
 class Call:
     """Arguments and environment of a call, and the parts that actions are made of.
 
-    Tests give other *files*; nobody else needs to.
+    Tests give other *files*, and *phases* with a clock of their own; nobody else needs to.
     """
 
     argv: List[str]
@@ -37,6 +38,7 @@ class Call:
     log: Callable[[str], None]
     services: Services
     files: Files = field(default_factory=Files)
+    phases: Phases = field(default_factory=Phases)
 
     def __post_init__(self) -> None:
         self.places = Places.of(self.environ)
@@ -69,6 +71,7 @@ class Call:
         waited for: oned shows that at once.
         """
         for pause in (*_PAUSES, None):
+            self.phases.enter("host")
             async with self.host(name) as host:
                 try:
                     await host.open(disk, seq, self.action, create)

@@ -27,6 +27,7 @@ from .compression import Compression, Slice
 from .host import Host
 from .image import Image, ManifestStore, open_place
 from .lanes import LanePool
+from .phases import Phases
 from .settings import Settings
 from .threads import in_thread
 
@@ -87,7 +88,9 @@ class Pull:
         settings: Settings,
         files: Files,
         format: str = "raw",
+        phases: Optional[Phases] = None,
     ) -> None:
+        self._phases = phases or Phases()
         self._host, self._path, self._bases, self._store, self._files = host, path, list(bases), store, files
         self._lanes, self._compression = settings.lanes, Compression(settings.compression)
         self._slices: Dict[int, Slice] = {}
@@ -105,9 +108,11 @@ class Pull:
         old: Optional[_OldImage] = None
         staging: Optional[Staging] = None
         try:
+            self._phases.enter("disk")
             source: Source = await self._host.ask(OpenSource(self._format), Source)
             self._needed = source.data
             check_geometry(source.size, chunk_size_for(source.size))
+            self._phases.enter("image")
             old = await in_thread(self._old_image)
             if old and self._format == "raw" and source.size < old.image.size:
                 raise Refused(
@@ -115,7 +120,9 @@ class Pull:
                     "one is damaged; the image stays as it is"
                 )
             staging = await in_thread(self._stage, source.size)
+            self._phases.enter("wait")
             async with self._host.transfer():
+                self._phases.enter("transfer")
                 receipt = await self._assemble(source, old, staging)
             return Pulled(receipt, self._fetched, self._host.wire_bytes)
         except (OSError, NoSpace) as error:
@@ -183,6 +190,7 @@ class Pull:
                 await pool.cancel()
                 await self._host.ask(CloseSource(), Done)  # if the disk was written meanwhile, that is what it says
                 raise
+            self._phases.enter("publish")
             manifest = await in_thread(assembly.finish)
             await self._host.ask(CloseSource(), Done)
             if old:

@@ -33,6 +33,7 @@ from .compression import Compression, Slice
 from .host import Host
 from .image import Image, ManifestStore
 from .lanes import LanePool
+from .phases import Phases
 from .settings import Settings
 from .threads import in_thread
 
@@ -81,12 +82,13 @@ class Push:
         known: Optional[Manifest],
         settings: Settings,
         key: str,
+        phases: Phases,
     ) -> None:
         self._host, self._image, self._wanted, self._store = host, image, wanted, store
         self._options = cache_options(settings)
         self._known = known
         self._chunk = self._known.chunk_size if self._known else chunk_size_for(image.size)
-        self._key = key
+        self._key, self._phases = key, phases
         self._pool = LanePool(host, settings.lanes, self._chunk, self._prepare, self._settle)
         self._digests: List[bytes] = []
         self._compression = Compression(settings.compression)
@@ -98,15 +100,18 @@ class Push:
         """Make the disk: from the image itself if it lies there, from the host's cache if that has it, or by lanes."""
         if self._options != DEFAULT_OPTIONS:
             await self._host.ask(self._options, Done)
+        self._phases.enter("disk")
         published = await self._from_image()
         if published is None and self._known:
             published = await self._from_cache(self._known.id)
         while published is None:
+            self._phases.enter("wait")
             begun = await self._host.ask(self._begin(), Begun)
             if begun.state == "lead":
                 async with self._host.transfer():
                     published = await self._send()
             elif begun.state == "ready":
+                self._phases.enter("disk")
                 published = await self._from_cache(begun.manifest)
                 if published is None:
                     self._key = ""  # the cache names an image that it cannot give: go past it
@@ -149,6 +154,7 @@ class Push:
         return Begin(*sizes, wanted.mode, wanted.sparse, wanted.format, wanted.virtual)
 
     async def _send(self) -> Published:
+        self._phases.enter("transfer")
         try:
             async for page in self._pages():
                 self._digests.append(page.digests)
@@ -174,6 +180,7 @@ class Push:
         self._image.check()
         manifest = Manifest(self._image.size, self._chunk, b"".join(self._digests))
         self._content = manifest.id
+        self._phases.enter("publish")
         published: Published = await self._host.ask(Commit(manifest.id), Published)
         if not self._known:
             await in_thread(self._store.put, self._image, manifest)

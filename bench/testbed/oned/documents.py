@@ -121,7 +121,7 @@ def snapshot_list(item: State) -> str:
 
 def host(state: State, item: State) -> str:
     """The HOST document."""
-    running = [vm["ID"] for vm in state["vms"].values() if vm["HISTORY"][-1]["HID"] == item["ID"]]
+    running = [vm["ID"] for vm in state["vms"].values() if vm["HISTORY"] and vm["HISTORY"][-1]["HID"] == item["ID"]]
     disk = plains({"DISK_USAGE": 0, "FREE_DISK": 0, "MAX_DISK": 0, "USED_DISK": 0})
     share = plains({"MEM_USAGE": 0, "CPU_USAGE": 0, "TOTAL_MEM": MEMORY, "TOTAL_CPU": 800, "MAX_MEM": MEMORY,
                     "MAX_CPU": 800, "RUNNING_VMS": len(running), "VMS_THREAD": 1})  # fmt: skip
@@ -144,7 +144,8 @@ def record(vm: State, entry: State, sequence: int) -> str:
         plains({"OID": vm["ID"], "SEQ": sequence, "HOSTNAME": entry["HOSTNAME"], "HID": entry["HID"],
                 "CID": 0, "STIME": BORN, "ETIME": ended})
         + attribute("VM_MAD", "kvm") + attribute("TM_MAD", entry["TM_MAD"])
-        + plains({"DS_ID": entry["DS_ID"], "PLAN_ID": -1, "ACTION_ID": -1, "PSTIME": BORN, "PETIME": ended,
+        + plains({"DS_ID": entry["DS_ID"], "PLAN_ID": -1, "ACTION_ID": -1, "PSTIME": entry.get("PSTIME", BORN),
+                "PETIME": entry.get("PETIME", ended),
                   "RSTIME": 0, "RETIME": 0, "ESTIME": 0, "EETIME": 0, "ACTION": 0, "UID": -1, "GID": -1,
                   "REQUEST_ID": -1}),
     )  # fmt: skip
@@ -152,7 +153,7 @@ def record(vm: State, entry: State, sequence: int) -> str:
 
 def vm(state: State, item: State) -> str:
     """The VM document."""
-    system = item["HISTORY"][-1]["TM_MAD"]
+    system = item["HISTORY"][-1]["TM_MAD"] if item["HISTORY"] else ""
     values = {"CPU": "1", "MEMORY": "128", "VMID": str(item["ID"]), "TM_MAD_SYSTEM": system,
               **item["TEMPLATE"], "DISK": item["DISKS"]}  # fmt: skip
     history = "".join(record(item, entry, seq) for seq, entry in enumerate(item["HISTORY"]))
@@ -170,13 +171,14 @@ def vm(state: State, item: State) -> str:
     )  # fmt: skip
 
 
+NOWHERE: State = {"HOSTNAME": "", "HID": -1, "DS_ID": -1, "TM_MAD": ""}
 SHORT_DISK = ("DATASTORE_ID", "DISK_ID", "IMAGE", "IMAGE_ID", "SIZE", "TYPE")
 
 
 def vm_short(state: State, item: State) -> str:
     """The VM as the pool lists it without details."""
     disks = [{key: disk[key] for key in SHORT_DISK if key in disk} for disk in item["DISKS"]]
-    last = item["HISTORY"][-1]
+    last = item["HISTORY"][-1] if item["HISTORY"] else NOWHERE
     history = plains({"OID": item["ID"], "SEQ": len(item["HISTORY"]) - 1, "HOSTNAME": last["HOSTNAME"],
                       "HID": last["HID"], "CID": 0, "DS_ID": last["DS_ID"]})  # fmt: skip
     history += attribute("VM_MAD", "kvm") + attribute("TM_MAD", last["TM_MAD"]) + plain("ACTION", 0)

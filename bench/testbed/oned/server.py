@@ -10,16 +10,18 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-from bench.testbed.oned import calls
+from bench.testbed.oned import calls, life
 
 ADDRESS = ("127.0.0.1", 2633)
 STATE = "state.json"
 LOG = "calls"
+UID, HOME = 9869, "/var/lib/one"  # oneadmin's
 
 
 class Handler(SimpleXMLRPCRequestHandler):
@@ -40,13 +42,39 @@ class Server(ThreadingMixIn, SimpleXMLRPCServer):
         super().__init__(ADDRESS, Handler, logRequests=False, allow_none=False)
         self.directory = directory
         self.lock = threading.Lock()
+        self.writing = threading.Lock()
+        driver = life.run_driver(os.environ.get("ONE_LOCATION", ""), driver_environment(), UID)
+        self.life = life.Life(self._change, driver, later)
 
     def _dispatch(self, method: str, params: Any) -> Any:
         entry = {"method": method, "arguments": [p for p in params[1:] if isinstance(p, (int, str))]}
         with self.lock, (self.directory / LOG).open("a") as log:
             log.write(json.dumps({**entry, "known": calls.known(method)}) + "\n")
+        if method in calls.CHANGES and params and isinstance(params[0], str):
+            return self.life.answer(method, list(params))
         state = json.loads((self.directory / STATE).read_text())
         return calls.answer(state, method, params)
+
+    def _change(self, how: Callable[[dict[str, Any]], Any]) -> Any:
+        """Change the state. Whoever drives the lab writes the same file: not at the same time, please."""
+        with self.writing:
+            state = json.loads((self.directory / STATE).read_text())
+            value = how(state)
+            temporary = self.directory / f"{STATE}.served"
+            temporary.write_text(json.dumps(state, indent=1) + "\n")
+            temporary.replace(self.directory / STATE)
+            return value
+
+
+def later(work: Callable[[], None]) -> None:
+    """Do it in a thread."""
+    threading.Thread(target=work, daemon=True).start()
+
+
+def driver_environment() -> dict[str, str]:
+    """What a driver gets: ours, as oneadmin's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, "HOME": HOME, "USER": "oneadmin", "LOGNAME": "oneadmin"}
 
 
 def main() -> None:

@@ -25,12 +25,14 @@ async def run(call: Call) -> None:
     """Make the disk; raise `FastcopyError` with nothing at its name otherwise."""
     source, destination, vm_id, store_id = exactly(call.argv, "FE:SOURCE HOST:DISK VM_ID DATASTORE_ID")
     endpoint = Endpoint.parse(destination)
+    call.phases.enter("turn")
     async with call.turn(endpoint):
         await _clone(call, source, endpoint, number(vm_id, "a VM"), number(store_id, "a datastore"))
 
 
 async def _clone(call: Call, source: str, endpoint: Endpoint, vm_id: int, store_id: int) -> None:
     destination = call.argv[1]
+    call.phases.enter("oned")
     vm, stores = await call.ask_oned(vm_id, store_id)
     disk = disk_path(endpoint.path, stores[store_id].base_path)
     check_owner(disk, vm, endpoint.path)
@@ -41,6 +43,7 @@ async def _clone(call: Call, source: str, endpoint: Endpoint, vm_id: int, store_
         raise type(error)(f"cannot clone to {destination}: {error}") from error
     origin = datastore_of(stores, Endpoint.parse(source).path, system=False)
     call.settings = call.settings_for(datastore_of(stores, str(disk), system=True), origin)
+    call.phases.enter("image")
     images = [store.base_path for store in stores.values() if not store.system]
     image = await in_thread(Image.open, Endpoint.parse(source).path, images, format)
     try:
@@ -52,7 +55,8 @@ async def _clone(call: Call, source: str, endpoint: Endpoint, vm_id: int, store_
         image.close()
     call.log(
         f"{image.path} is {disk} on {endpoint.host}: {pushed.how}, chunks sent {pushed.sent / _MIB:.1f} MiB "
-        f"({pushed.packed / _MIB:.1f} MiB packed where they shrink), on the wire {pushed.wire / _MIB:.1f} MiB"
+        f"({pushed.packed / _MIB:.1f} MiB packed where they shrink), on the wire {pushed.wire / _MIB:.1f} MiB; "
+        f"{call.phases}"
     )
 
 
@@ -63,6 +67,7 @@ async def _push(call: Call, name: str, disk: DiskPath, seq: int, image: Image, w
         connections = call.services.connections(call.environ, call.places)
         call.services.caretaker.note(connections.agents, name, disk.base, call.settings.cache.scrub_rate)
     known = await in_thread(call.store.get, image)
+    call.phases.enter("flight")
     flight = call.services.flights.board((name, disk.base, key) if key else None)
     async with flight:
         return await call.converse(
@@ -70,7 +75,7 @@ async def _push(call: Call, name: str, disk: DiskPath, seq: int, image: Image, w
             disk,
             seq,
             True,
-            lambda host: Push(host, image, wanted, call.store, known, call.settings, key).run(),
+            lambda host: Push(host, image, wanted, call.store, known, call.settings, key, call.phases).run(),
         )
 
 

@@ -22,12 +22,14 @@ async def run(call: Call) -> None:
     source, destination, vm_id, store_id = exactly(call.argv, "HOST:DISK SOURCE VM_ID DATASTORE_ID")
     target = Endpoint.parse(destination).path
     endpoint = Endpoint.parse(source)
+    call.phases.enter("turn")
     async with call.turn(endpoint):
         await _bring_back(call, endpoint, target, number(vm_id, "a VM"), number(store_id, "a datastore"))
 
 
 async def _bring_back(call: Call, endpoint: Endpoint, target: str, vm_id: int, store_id: int) -> None:
     source = call.argv[0]
+    call.phases.enter("oned")
     vm, stores = await call.ask_oned(vm_id, store_id)
     base, _ = relative_to_any(endpoint.path, (store.base_path for store in stores.values() if store.system))
     disk = disk_path(endpoint.path, base)
@@ -40,13 +42,13 @@ async def _bring_back(call: Call, endpoint: Endpoint, target: str, vm_id: int, s
     try:
 
         async def pull(host: Host) -> Pulled:
-            settings = call.settings
-            return await (await in_thread(Pull, host, target, images, call.store, settings, call.files, format)).run()
+            common = call.store, call.settings, call.files, format, call.phases
+            return await (await in_thread(Pull, host, target, images, *common)).run()
 
         pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
     except FastcopyError as error:
         raise type(error)(f"cannot bring {source} back to {target}: {error}") from error
     call.log(
         f"{disk} on {endpoint.host} is {target}: "
-        f"chunks fetched {pulled.fetched / _MIB:.1f} MiB, on the wire {pulled.wire / _MIB:.1f} MiB"
+        f"chunks fetched {pulled.fetched / _MIB:.1f} MiB, on the wire {pulled.wire / _MIB:.1f} MiB; {call.phases}"
     )

@@ -1,0 +1,381 @@
+"""The same question put to a real cloud: virtual machines are created through oned's API, timed, and deleted.
+
+The prolog's time is oned's own: PSTIME and PETIME of the history record, in whole seconds. Nothing else can be seen
+from here, and nobody can drop a cloud's caches: the first VM of an image on a host is a case of its own, whatever the
+host knew before.
+
+Everything that was created is deleted, also after an interrupt or an error; what could not be deleted is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import http.client
+import os
+import shlex
+import signal
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+import xmlrpc.client
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Protocol, Sequence, Set
+from xml.parsers.expat import ExpatError
+
+from bench.comparison import machine, output
+from bench.comparison.values import Cell, Contestant, Report, Run
+
+ACTIVE, DONE = 3, 6  # STATE
+BEFORE = (0, 1)  # LCM_STATE: nothing yet, or in the prolog
+FAILED = 39  # LCM_STATE: PROLOG_FAILURE
+DELETE = 3  # of one.vm.recover
+READY = (1, 2)  # IMAGE STATE: ready, used
+NAME = "fastcopy-bench"
+_ANSWER = 30.0  # seconds for oned to answer
+_POLL = 0.5  # seconds between two looks at a VM
+_MOST = 20  # VMs in all, unless more are asked for
+
+
+class CloudError(ValueError):
+    """Something about the cloud, or about what was asked of it, in one sentence."""
+
+
+class Api(Protocol):
+    """oned's XML-RPC API."""
+
+    def __call__(self, method: str, *arguments: Any) -> Any:
+        """The value of a call. CloudError with oned's text if it fails."""
+
+
+class OnedApi:
+    """The API of the oned that the environment names, with the user's credentials."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.endpoint = environ.get("ONE_XMLRPC", "http://localhost:2633/RPC2")
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise CloudError(f"ONE_XMLRPC is {self.endpoint!r}, which is no http address")
+        home = environ.get("HOME", "/var/lib/one")
+        auth = Path(environ.get("ONE_AUTH") or Path(home, ".one/one_auth"))
+        try:
+            self._credentials = auth.read_text().strip()
+        except OSError as error:
+            raise CloudError(f"the credentials for oned cannot be read: {auth}: {error.strerror}") from error
+
+    def __call__(self, method: str, *arguments: Any) -> Any:
+        """See Api."""
+        transport = (_Safe if self.endpoint.startswith("https") else _Plain)()
+        try:
+            with xmlrpc.client.ServerProxy(self.endpoint, transport=transport, allow_none=True) as proxy:
+                answer = getattr(proxy, method)(self._credentials, *arguments)
+        except (OSError, http.client.HTTPException) as error:
+            raise CloudError(f"oned does not answer at {self.endpoint} ({error}): is ONE_XMLRPC right?") from error
+        except (xmlrpc.client.Error, ExpatError, TypeError) as error:
+            raise CloudError(f"what answers at {self.endpoint} to {method} is not oned: {error}") from error
+        if not isinstance(answer, list) or len(answer) < 2:
+            raise CloudError(f"oned answers {method} with something that is no answer")
+        if not answer[0]:
+            raise CloudError(f"oned refuses {method}: {answer[1]}")
+        return answer[1]
+
+
+class _Plain(xmlrpc.client.Transport):
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = super().make_connection(host)
+        connection.timeout = _ANSWER
+        return connection
+
+
+class _Safe(xmlrpc.client.SafeTransport):
+    def make_connection(self, host: Any) -> http.client.HTTPSConnection:
+        connection = super().make_connection(host)
+        connection.timeout = _ANSWER
+        return connection
+
+
+# -- what will be done -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where VMs of one image are made: a system datastore and a host."""
+
+    image: int
+    megabytes: int
+    driver: str
+    datastore: int
+    datastore_name: str
+    host: int
+    host_name: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All places, and how many VMs are made at each, one after another."""
+
+    places: List[Place]
+    rounds: int
+
+    @property
+    def count(self) -> int:
+        """How many VMs in all."""
+        return len(self.places) * self.rounds
+
+    def words(self) -> str:
+        """What an administrator should know before it begins."""
+        lines = [
+            f"This creates {self.count} VMs named {NAME}-..., one at a time, each with 128 MB of memory and one disk, "
+            "waits for its prolog, and deletes it:"
+        ]
+        lines += [
+            f"  {self.rounds} x image {place.image} ({place.megabytes} MB, driver {place.driver}) in datastore "
+            f"{place.datastore} ({place.datastore_name}) on {place.host_name}"
+            for place in self.places
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(api: Api, images: Sequence[int], hosts: Sequence[str], stores: Sequence[int], rounds: int) -> Plan:
+    """Every image in every system datastore that fits its own, on every host. CloudError if something is not there.
+
+    stores -- ids of system datastores to use; none: all that fit
+    """
+    datastores = _by_id(api("one.datastorepool.info"), "DATASTORE")
+    known = {_text(item, "NAME"): item for item in _by_id(api("one.hostpool.info"), "HOST").values()}
+    for name in hosts:
+        if name not in known:
+            raise CloudError(f"oned has no host {name}; it has {', '.join(sorted(known)) or 'none'}")
+        if _text(known[name], "STATE") != "2":
+            raise CloudError(f"the host {name} is not in state MONITORED, so no VM can be deployed there")
+    places: List[Place] = []
+    for number in images:
+        image = _parse(api("one.image.info", number, False))
+        if int(_text(image, "STATE")) not in READY or _text(image, "PERSISTENT") == "1":
+            raise CloudError(f"image {number} is not ready, or is persistent: give one that VMs can be cloned from")
+        home = datastores[int(_text(image, "DATASTORE_ID"))]
+        fitting = [
+            item for key, item in sorted(datastores.items())
+            if _text(item, "TYPE") == "1" and (not stores or key in stores) and fits(home, item)
+        ]  # fmt: skip
+        if not fitting:
+            raise CloudError(
+                f"image {number} lies in datastore {_text(home, 'ID')} with the driver {_text(home, 'TM_MAD')}, and no "
+                "system datastore that was asked for fits it"
+            )
+        places += [
+            Place(number, int(_text(image, "SIZE")), _text(item, "TM_MAD"), int(_text(item, "ID")), _text(item, "NAME"),
+                  int(_text(known[name], "ID")), name)
+            for item in fitting
+            for name in hosts
+        ]  # fmt: skip
+    return Plan(places, rounds)
+
+
+def fits(image_store: ElementTree.Element, system_store: ElementTree.Element) -> bool:
+    """Whether oned would put disks of images from one datastore into the other."""
+    driver = _text(system_store, "TM_MAD")
+    listed = _words(_text(image_store, "TEMPLATE/COMPATIBLE_SYS_DS"))
+    if listed and _text(system_store, "ID") not in listed:
+        return False
+    return driver == _text(image_store, "TM_MAD") or driver in _words(_text(image_store, "TEMPLATE/TM_MAD_SYSTEM"))
+
+
+def _words(text: str) -> List[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _parse(document: Any) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(str(document))
+    except ElementTree.ParseError as error:
+        raise CloudError("oned answers with something that is not XML") from error
+
+
+def _by_id(document: Any, tag: str) -> Dict[int, ElementTree.Element]:
+    return {int(_text(item, "ID")): item for item in _parse(document).iterfind(tag)}
+
+
+def _text(item: ElementTree.Element, path: str) -> str:
+    return (item.findtext(path) or "").strip()
+
+
+# -- doing it --------------------------------------------------------------------------------------------------
+
+
+class Machines:
+    """Creates VMs, and deletes whatever it has created.
+
+    *clock* and *sleep* in seconds; *patience*: seconds for a prolog, and for a deletion.
+    """
+
+    def __init__(
+        self, api: Api, patience: float, clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self._api, self._patience, self._clock, self._sleep = api, patience, clock, sleep
+        self._left: Set[int] = set()
+        self._made = 0
+
+    def prolog(self, place: Place) -> float:
+        """Seconds of the prolog of a new VM, which is deleted again. CloudError if it failed."""
+        self._made += 1
+        # On hold, or the scheduler would choose another host. Asked for and noted with nothing between: an interrupt in
+        # the call itself can leave one VM on hold, which `leftovers` finds by its name.
+        template = (
+            f'NAME = "{NAME}-{os.getpid()}-{self._made}"\nCPU = "0.1"\nMEMORY = "128"\n'
+            f'DISK = [ IMAGE_ID = "{place.image}" ]\n'
+        )
+        number = int(self._api("one.vm.allocate", template, True))
+        self._left.add(number)
+        self._api("one.vm.deploy", number, place.host, False, place.datastore, "")
+        seconds = self._wait(number)
+        self.delete(number)
+        return seconds
+
+    def _wait(self, number: int) -> float:
+        end = self._clock() + self._patience
+        while True:
+            vm = _parse(self._api("one.vm.info", number, False))
+            state, step = int(_text(vm, "STATE")), int(_text(vm, "LCM_STATE"))
+            if step == FAILED:
+                said = _text(vm, "USER_TEMPLATE/ERROR") or "see its log"
+                raise CloudError(f"the prolog of VM {number} failed: {said}")
+            records = vm.findall("HISTORY_RECORDS/HISTORY")
+            if state == ACTIVE and step not in BEFORE and records:
+                started, ended = int(_text(records[-1], "PSTIME")), int(_text(records[-1], "PETIME"))
+                if started and ended:
+                    return float(ended - started)
+            if self._clock() > end:
+                raise CloudError(f"VM {number} was not through its prolog after {self._patience:.0f} s")
+            self._sleep(_POLL)
+
+    def delete(self, number: int) -> None:
+        """Delete a VM and wait until it is gone. CloudError if it is not."""
+        end = self._clock() + self._patience
+        self._api("one.vm.recover", number, DELETE)
+        while int(_text(_parse(self._api("one.vm.info", number, False)), "STATE")) != DONE:
+            if self._clock() > end:
+                raise CloudError(f"VM {number} was not gone after {self._patience:.0f} s")
+            self._sleep(_POLL)
+        self._left.discard(number)
+
+    def leftovers(self) -> List[str]:
+        """Delete everything that is still there; a sentence for each VM that could not be deleted."""
+        found: List[str] = []
+        with contextlib.suppress(CloudError):
+            pool = _parse(self._api("one.vmpool.info", -3, -1, -1, -1))
+            own = f"{NAME}-{os.getpid()}-"
+            self._left |= {
+                int(_text(vm, "ID")) for vm in pool.iterfind("VM")
+                if _text(vm, "NAME").startswith(own) and _text(vm, "STATE") != str(DONE)
+            }  # fmt: skip
+        for number in sorted(self._left):
+            try:
+                self.delete(number)
+            except CloudError as error:
+                found.append(f"VM {number} is still there: {error}; delete it with `onevm recover --delete {number}`")
+        return found
+
+
+def measure(plan: Plan, machines: Machines, report: Report, tell: Callable[[str], None]) -> None:
+    """Fill the report: round by round, place by place. What is left is deleted, however this ends."""
+    cells: Dict[tuple[Place, str], Cell] = {}
+    try:
+        for turn in range(plan.rounds):
+            variant = "first VM" if turn == 0 else "next VM"
+            for place in plan.places:
+                name = name_of(place)
+                cell = cells.get((place, variant))
+                if cell is None:
+                    data = place.megabytes * 2**20
+                    cell = Cell(f"image {place.image}", variant, name, place.host_name, "cloud", 1, data)
+                    cells[place, variant] = cell
+                    report.cells.append(cell)
+                tell(f"round {turn + 1} of {plan.rounds}: image {place.image}, {name}, {place.host_name}")
+                try:
+                    seconds = machines.prolog(place)
+                    cell.runs.append(Run(seconds, seconds, 0, 0.0, 0.0))
+                except CloudError as error:
+                    cell.failures.append(str(error))
+    finally:
+        with _deaf():
+            report.notes += machines.leftovers()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Do not let a second interrupt stop the deletion of what the first one left."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def name_of(place: Place) -> str:
+    """A driver in a datastore, as the report's columns name it."""
+    return f"{place.driver} ({place.datastore})"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `--cloud`."""
+    group = parser.add_argument_group("a real cloud")
+    group.add_argument("--cloud", action="store_true", help="measure there, through the API (ONE_XMLRPC, ONE_AUTH)")
+    group.add_argument("--image", type=int, action="append", metavar="ID", help="image to deploy; may be repeated")
+    group.add_argument("--host", action="append", metavar="NAME", help="host to deploy on; may be repeated")
+    group.add_argument("--datastore", type=int, action="append", metavar="ID", help="system datastore (all that fit)")
+    group.add_argument("--most", type=int, default=_MOST, metavar="N", help=f"VMs to create in all ({_MOST})")
+    group.add_argument("--patience", type=float, default=600.0, metavar="SECONDS", help="for one prolog (600)")
+    group.add_argument("--yes", action="store_true", help="do not ask before VMs are created")
+
+
+def main(options: argparse.Namespace, given: Sequence[str]) -> int:
+    """Ask, measure, print; 0 if all went well and nothing was left behind."""
+    if not options.image or not options.host:
+        raise CloudError("--cloud needs --image ID and --host NAME, each at least once")
+    api = OnedApi(os.environ)
+    plan = make_plan(api, options.image, options.host, options.datastore or [], options.rounds + 1)
+    if plan.count > options.most:
+        raise CloudError(
+            f"that would be {plan.count} VMs, and --most allows {options.most}: ask for fewer rounds, hosts or "
+            "datastores, or for a larger --most"
+        )
+    print(plan.words(), file=sys.stderr)
+    if not options.yes and not _agreed():
+        print("Nothing was done.", file=sys.stderr)
+        return 1
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    names = {name_of(place): place for place in plan.places}
+    drivers = [Contestant(name, f"{place.driver} in datastore {place.datastore_name}") for name, place in names.items()]
+    method = {
+        "prolog": "PSTIME to PETIME of the history record, whole seconds",
+        "oned": f"{api.endpoint}, version {api('one.system.version')}",
+        "first VM": "of this bench: what host and front-end knew before is not known",
+    }
+    command = f"bench/prolog {shlex.join(given)}"
+    report = Report(now, command, machine.machine(), machine.versions(None), method, drivers)
+    machines = Machines(api, options.patience)
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        measure(plan, machines, report, lambda what: print(what, file=sys.stderr, flush=True))
+    except KeyboardInterrupt:
+        report.notes.append("interrupted; what had been created was deleted")
+    report.seconds = time.monotonic() - began
+    left = any("still there" in note for note in report.notes)
+    failed = any(cell.failures for cell in report.cells)
+    output.write(report, options.json, options.html)
+    return 1 if left or failed or not report.cells else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _agreed() -> bool:
+    try:
+        return input("Go on? (yes/no) ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

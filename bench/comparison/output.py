@@ -1,0 +1,18 @@
+"""Where a report goes: the terminal, and the files that were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from bench.comparison import page, report
+from bench.comparison.values import Report, to_json
+
+
+def write(made: Report, json: Optional[Path], html: Optional[Path]) -> None:
+    """Print it, and write the files. ValueError where the page cannot be made."""
+    print(report.render(made), end="", flush=True)
+    if json:
+        json.write_text(to_json(made))
+    if html:
+        html.write_text(page.render(made))

@@ -1,0 +1,1 @@
+"""Tests of bench/prolog that need no lab."""

@@ -1,0 +1,233 @@
+"""bench/prolog --cloud against a cloud in memory: it asks, is bounded, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import pytest
+
+from bench.comparison import cloud
+from bench.comparison.__main__ import main
+from bench.comparison.cloud import CloudError, Machines, Plan, make_plan, measure
+from bench.comparison.values import Report
+from bench.testbed.oned import calls, life, objects
+
+
+class Cloud:
+    """oned's stand-in, without a server: documents and lives of VMs are the lab's own.
+
+    `driver` runs an entry point; `calls` is what was asked, `before` is called with each method first.
+    """
+
+    def __init__(self) -> None:
+        self.state = objects.nothing()
+        self.calls: List[str] = []
+        self.drivers: List[Tuple[str, str]] = []
+        self.before: Callable[[str], None] = lambda method: None
+        self.code = 0
+        for number, type, driver in ((0, "SYSTEM", "fastcopy"), (1, "IMAGE", "fastcopy"), (100, "SYSTEM", "ssh")):
+            store = objects.datastore(number, f"ds-{number}", type, driver, f"/ds/{number}", {})
+            self.state["datastores"][str(number)] = store
+        self.state["images"]["5"] = objects.image(5, "debian", 1, "/ds/1/debian", 4096, "raw", False, "OS")
+        for number, name, state in ((0, "host1", 2), (1, "host2", 2), (2, "ill", 3)):
+            self.state["hosts"][str(number)] = objects.host(number, name, state, {})
+        self.life = life.Life(lambda how: how(self.state), self._run, lambda work: work())
+
+    def _run(self, driver: str, action: str, words: List[str]) -> int:
+        self.drivers.append((driver, f"{action} {words[-3] if action == 'clone' else words[0]}"))
+        return self.code if action == "clone" else 0
+
+    def __call__(self, method: str, *arguments: Any) -> Any:
+        self.before(method)
+        self.calls.append(method)
+        asked = ["a:b", *arguments]
+        done = self.life.answer(method, asked) if method in calls.CHANGES else calls.answer(self.state, method, asked)
+        if not done[0]:
+            raise CloudError(str(done[1]))
+        return done[1]
+
+    def alive(self) -> List[str]:
+        return [vm["NAME"] for vm in self.state["vms"].values() if vm["STATE"] != life.DONE]
+
+
+def machines(api: Cloud) -> Machines:
+    ticks = iter(range(1_000_000))
+    return Machines(api, 10.0, lambda: float(next(ticks)), lambda seconds: None)
+
+
+def report() -> Report:
+    return Report("", "", {}, {}, {}, [])
+
+
+def test_the_plan_is_every_fitting_datastore_on_every_host() -> None:
+    plan = make_plan(Cloud(), [5], ["host1", "host2"], [], 3)
+    assert [(place.driver, place.datastore, place.host_name) for place in plan.places] == [
+        ("fastcopy", 0, "host1"), ("fastcopy", 0, "host2"),
+    ]  # fmt: skip
+    assert plan.count == 6
+    assert "creates 6 VMs" in plan.words() and "datastore 0 (ds-0) on host2" in plan.words()
+
+
+def test_a_datastore_of_another_driver_fits_if_the_image_datastore_says_so() -> None:
+    api = Cloud()
+    api.state["datastores"]["1"]["TEMPLATE"]["TM_MAD_SYSTEM"] = "ssh, qcow2"
+    assert [place.datastore for place in make_plan(api, [5], ["host1"], [], 1).places] == [0, 100]
+    api.state["datastores"]["1"]["TEMPLATE"]["COMPATIBLE_SYS_DS"] = "100"
+    assert [place.datastore for place in make_plan(api, [5], ["host1"], [], 1).places] == [100]
+
+
+@pytest.mark.parametrize(
+    ("images", "hosts", "stores", "words"),
+    [
+        ([5], ["nowhere"], [], "no host nowhere"),
+        ([5], ["ill"], [], "not in state MONITORED"),
+        ([6], ["host1"], [], "6"),
+        ([5], ["host1"], [100], "no system datastore"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_created(
+    images: List[int], hosts: List[str], stores: List[int], words: str
+) -> None:
+    api = Cloud()
+    with pytest.raises(CloudError, match=words):
+        make_plan(api, images, hosts, stores, 1)
+    assert api.state["vms"] == {}
+
+
+def test_each_vm_is_timed_by_oned_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, made = Cloud(), report()
+    clock = iter([100, 107])  # PSTIME and PETIME
+    plan = Plan(make_plan(api, [5], ["host1"], [], 1).places, 1)
+    monkeypatch.setattr(life.time, "time", lambda: next(clock, 200) if api.state["vms"] else 50)
+    measure(plan, machines(api), made, lambda what: None)
+    (cell,) = made.cells
+    assert (cell.driver, cell.variant, cell.fs, cell.failures) == ("fastcopy (0)", "first VM", "host1", [])
+    assert [run.prolog for run in cell.runs] == [7.0]
+    assert api.alive() == [] and made.notes == []
+    assert [driver for driver, _ in api.drivers] == ["fastcopy", "fastcopy"]
+    assert api.drivers[1][1].startswith("delete host1:/ds/0/")
+
+
+def test_the_first_vm_on_a_host_is_a_case_of_its_own() -> None:
+    api, made = Cloud(), report()
+    measure(make_plan(api, [5], ["host1"], [], 4), machines(api), made, lambda what: None)
+    assert [(cell.variant, len(cell.runs)) for cell in made.cells] == [("first VM", 1), ("next VM", 3)]
+
+
+def test_a_prolog_that_fails_is_shown_and_its_vm_deleted() -> None:
+    api, made = Cloud(), report()
+    api.code = 1
+    measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    assert made.cells[0].runs == [] and "the prolog of VM 10000 failed" in made.cells[0].failures[0]
+    assert api.alive() == []
+
+
+@pytest.mark.parametrize("where", ["one.vm.deploy", "one.vm.info", "one.vm.recover"])
+def test_an_interrupt_leaves_no_vm(where: str) -> None:
+    api, made = Cloud(), report()
+    hits = []
+
+    def interrupt(method: str) -> None:
+        if method == where and not hits:
+            hits.append(method)
+            raise KeyboardInterrupt
+
+    api.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    assert hits and api.state["vms"] and api.alive() == []
+
+
+def test_an_interrupt_while_a_vm_is_created_leaves_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oned has created it, and we have not heard its number: it is found by its name."""
+    api, made = Cloud(), report()
+    answer = api.life.answer
+
+    def interrupted(method: str, parameters: List[Any]) -> List[Any]:
+        done = answer(method, parameters)
+        if method == "one.vm.allocate":
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(api.life, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    assert len(api.state["vms"]) == 1 and api.alive() == []
+
+
+def test_strangers_vms_are_left_alone() -> None:
+    api, made = Cloud(), report()
+    api("one.vm.allocate", 'NAME = "fastcopy-bench-other"\nDISK = [ IMAGE_ID = "5" ]', True)
+    measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    assert api.alive() == ["fastcopy-bench-other"]
+
+
+def test_a_vm_that_cannot_be_deleted_is_named() -> None:
+    api, made = Cloud(), report()
+
+    def refuse(method: str) -> None:
+        if method == "one.vm.recover":
+            raise CloudError("oned refuses one.vm.recover: not authorized")
+
+    api.before = refuse
+    measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    assert "VM 10000 is still there" in made.notes[0] and "onevm recover --delete 10000" in made.notes[0]
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+ARGUMENTS = ["--cloud", "--image", "5", "--host", "host1", "--rounds", "2"]
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    found = Cloud()
+    found.endpoint = "http://oned/RPC2"  # type: ignore[attr-defined]
+    monkeypatch.setattr(cloud, "OnedApi", lambda environ: found)
+    monkeypatch.setattr(cloud.signal, "signal", lambda number, handler: None)
+    return found
+
+
+def test_it_says_what_it_will_do_and_asks_first(
+    api: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda question: "no")
+    assert main(ARGUMENTS) == 1
+    said = capsys.readouterr().err
+    assert "creates 3 VMs" in said and "Nothing was done" in said
+    assert api.state["vms"] == {}
+
+
+def test_nobody_there_to_answer_means_no(api: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", closed)
+    assert main(ARGUMENTS) == 1
+    assert api.state["vms"] == {}
+
+
+def test_more_vms_than_allowed_are_refused(api: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--yes", "--most", "2"]) == 1
+    assert "would be 3 VMs" in capsys.readouterr().err
+    assert api.state["vms"] == {}
+
+
+def test_the_same_table_and_json(api: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "report.json"
+    assert main([*ARGUMENTS, "--yes", "--json", str(file)]) == 0
+    assert "fastcopy (0) s" in capsys.readouterr().out
+    found: Dict[str, Any] = json.loads(file.read_text())
+    assert [len(cell["runs"]) for cell in found["cells"]] == [1, 2]
+    assert api.alive() == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--cloud"], ["--cloud", "--image", "5"], ["--drivers", "nonesuch"], ["--scenarios", "nonesuch"]]
+)
+def test_bad_options_are_one_sentence(arguments: List[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("prolog: ") and said.count("\n") == 1
