@@ -34,6 +34,10 @@ class Disk:
     sparse: bool
 
 
+class NoAnswer(FastcopyError):
+    """Nobody answers where oned should be: it is down, or out of reach."""
+
+
 FORMATS = ("raw", "qcow2")
 
 
@@ -122,7 +126,7 @@ class Oned:
                 answer = getattr(proxy, method)(self._credentials, *arguments)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise FastcopyError(
+            raise NoAnswer(
                 f"oned does not answer at {self._endpoint} ({reason}): is it running, and is ONE_XMLRPC right?"
             ) from error
         except xmlrpc.client.Error as error:

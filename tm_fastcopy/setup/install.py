@@ -91,7 +91,7 @@ class Installer:
         release.switch(self.layout, self.layout.current.resolve())
 
     def _file(self, path: Path, content: bytes, mode: int) -> Iterator[Change]:
-        """Have this file there.  `Refused` if another one is; one of ours that was changed is replaced, and that said."""
+        """Have this file there.  `Refused` if another one is; ours, if it was changed, is replaced, and that said."""
         found: Optional[bytes] = None
         if os.path.lexists(path):
             if str(path) not in self.ledger.files or path.is_symlink() or not path.is_file():
@@ -135,8 +135,9 @@ class Installer:
         if not directory.is_dir():
             raise Refused(f"--image-tm {tm}: there is no {directory}")
         content = (wheels.sources() / "install" / "fastcopy-action").read_bytes()
-        for action in ACTIONS:
-            yield from self._file(directory / f"{action}.fastcopy", content, 0o755)
+        changes = [change for name in ACTIONS for change in self._file(directory / f"{name}.fastcopy", content, 0o755)]
+        if changes:
+            yield Change(f"write {len(changes)} actions (*.fastcopy) in {directory}", lambda: do_all(changes))
 
     def _directory(self, path: Path) -> Iterator[Change]:
         if not path.is_dir():
@@ -166,7 +167,9 @@ class Installer:
             self._do(changes)
         if not changes:
             print(f"fastcopy {__version__} is installed in {self.layout.library}: nothing to change there")
-        self._configure(edited)
+        edits = self._configure(edited)
+        if not self.words.dry_run:
+            self._next(bool(changes), edits)
         return 0
 
     def _do(self, changes: List[Change]) -> None:
@@ -176,16 +179,21 @@ class Installer:
             for change in changes:
                 print(change.text)
                 change.do()
-        if not changes:
-            return
-        if self.layout.system_files and Path("/run/systemd/system").is_dir():
+        if changes and self.layout.system_files and Path("/run/systemd/system").is_dir():
             subprocess.run(["systemctl", "daemon-reload"], check=False)
-        print(f"\nfastcopy {__version__} is installed in {self.layout.library}. Next:")
-        print("  onehost sync --force    brings the driver's probe to the hosts (as the user that oned runs as)")
-        if self.layout.one:
-            print(f"  {self.layout.library}/share has a unit for systemd and rules for logrotate, if you want them")
-        else:
-            print("  systemctl enable --now fastcopyd    if the daemon shall always run; otherwise calls start it")
+
+    def _next(self, changed: bool, edited: bool) -> None:
+        """What an administrator does now."""
+        if changed or edited:
+            print(f"\nfastcopy {__version__} is installed in {self.layout.library}. Next:")
+        if edited:
+            print("  systemctl restart opennebula    oned reads its configuration when it starts")
+        if changed:
+            print(f"  onehost sync --force            as {self.words.user}: brings the driver's probe to the hosts")
+            if self.layout.one:
+                print(f"  {self.layout.library}/share has a unit for systemd and rules for logrotate, if you want them")
+            else:
+                print("  systemctl enable --now fastcopyd    if the daemon shall always run; calls start it otherwise")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -202,8 +210,9 @@ class Installer:
         finally:
             os.close(fd)
 
-    def _configure(self, edited: List[configuration.Edited]) -> None:
-        """Make the edits, with --enable; show them in a dry run; say what is left in every case."""
+    def _configure(self, edited: List[configuration.Edited]) -> bool:
+        """Make the edits, with --enable; show them in a dry run; say what is left in every case.  Whether any was made.
+        """
         pending = [item for item in edited if item.diff]
         changed = False
         for item in pending:
@@ -227,8 +236,13 @@ class Installer:
                 print("".join(f"    {line}\n" for line in hand.lines.splitlines()), end="")
         if not pending and not any(item.plan.by_hand for item in edited):
             print("oned.conf and vmm_execrc name fastcopy: nothing to change there")
-        if changed:
-            print("\noned reads this when it starts: restart it (systemctl restart opennebula)")
+        return changed
+
+
+def do_all(changes: List[Change]) -> None:
+    """Do them."""
+    for change in changes:
+        change.do()
 
 
 def make_directory(path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from ..core.errors import FastcopyError, Refused
-from ..frontend.oned import Oned
+from ..frontend.oned import NoAnswer, Oned
 from ..frontend.places import Places
 from . import configuration, usage
 from .install import add_one_location, report
@@ -49,14 +49,16 @@ class Uninstaller:
     # -- who still uses it -------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """`Refused` while somebody uses the driver."""
+        """`Refused` while somebody uses the driver, or oned cannot be asked; unless it is down, and that was said."""
         try:
             found = usage.ask(self._oned())
         except FastcopyError as error:
-            if not self.words.oned_is_down:
+            if not (self.words.oned_is_down and isinstance(error, NoAnswer)):
+                advice = "Start it, or say --oned-is-down to go on unchecked" if isinstance(error, NoAnswer) else ""
+                end = "" if str(error).endswith("?") else "."
                 raise Refused(
-                    f"{error} Nothing was removed: without oned nobody knows whether datastores or VMs still use "
-                    "fastcopy. Start it, or say --oned-is-down to go on unchecked"
+                    f"{error}{end} Nothing was removed: without oned nobody knows whether datastores or VMs still use "
+                    f"fastcopy. {advice}".strip()
                 ) from error
             print("NOT CHECKED: whether datastores or VMs still use fastcopy; oned does not answer. Those that do will")
             print("fail with their next action, until the driver is installed again. Their disks are not touched.")
