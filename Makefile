@@ -8,7 +8,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-SHELL_FILES := install/debian-packages.sh .ci/run bench/command \
+SHELL_FILES := install/debian-packages.sh install/command install/fastcopyd install/fastcopy-action .ci/run bench/command \
     tm_fastcopy/remotes/fastcopy tests/python39.sh
 export PYTHONDONTWRITEBYTECODE = 1
 

@@ -1,7 +1,7 @@
-"""Puts the checkout's driver into the lab, as its installer would: a venv of its own and the remotes.
+"""Puts the checkout's driver into the lab, in the layout of its installer: a release behind links, and the remotes.
 
-The venv is a real one that oneadmin can read, filled from the packages that the running interpreter uses,
-so that no network is needed. `bench/lab install` repeats it after a change of the code.
+The release's venv is a real one that oneadmin can read, filled from the packages that the running interpreter uses, so
+that no network is needed. `bench/lab install` makes another release after a change of the code.
 """
 
 from __future__ import annotations
@@ -12,27 +12,37 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.testbed import tree
 from bench.testbed.errors import LabError
+from tm_fastcopy.setup import release
+from tm_fastcopy.setup.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILE_WAIT = 120.0  # seconds; a few for a hundred modules
 
 
 def driver(one: Path) -> None:
-    """Install or renew `lib/fastcopy/venv` and `var/remotes/tm/fastcopy` below the tree `one`.
+    """Install or renew `lib/fastcopy` and `var/remotes/tm/fastcopy` below the tree `one`.
 
     The default configuration goes to `etc/tm/fastcopy`; one that is there already is the administrator's and stays.
     """
-    venv = one / "lib/fastcopy/venv"
+    layout = Layout(one)
+    made = layout.releases / f"lab-{time.time_ns()}"
+    venv = made / "venv"
     packages = make_venv(venv)
     for name in sorted(closure(run_time_requirements(ROOT / "setup.cfg"))):
         copy_distribution(name, packages)
     renew(ROOT / "tm_fastcopy", packages / "tm_fastcopy")
     call([str(venv / "bin/python3"), "-m", "compileall", "-q", str(packages / "tm_fastcopy")])
+    (made / "bin").mkdir()
+    shutil.copy2(ROOT / "install/fastcopyd", made / "bin/fastcopyd")
+    release.switch(layout, made)
+    for path in release.superfluous(layout):
+        shutil.rmtree(path)
     remotes = ROOT / "tm_fastcopy/remotes"
     if remotes.is_dir():
         renew(remotes, one / "var/remotes/tm/fastcopy")
@@ -43,10 +53,9 @@ def driver(one: Path) -> None:
 
 
 def make_venv(venv: Path) -> Path:
-    """Make the venv unless it is there; its site-packages directory."""
+    """Make the venv; its site-packages directory."""
     packages = venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    if not packages.is_dir():
-        call([str(public_python()), "-m", "venv", "--without-pip", str(venv)])
+    call([str(public_python()), "-m", "venv", "--without-pip", str(venv)])
     return packages
 
 

@@ -2,7 +2,7 @@
 
 It holds core, agent and three wheels (blake3, xxhash, zstandard) for the host's Python and architecture.  The
 wheels come
-from the wheels directory (`install/wheels.py` fills it); for the front-end's own Python and architecture, what is
+from the wheels directory (the installer fills it); for the front-end's own Python and architecture, what is
 installed here will do.  Equal input makes an equal file, so a host gets each bundle once.
 """
 
@@ -91,8 +91,8 @@ def _wheels(host: HostPython, wheels: Path) -> Iterator[Tuple[str, bytes]]:
             yield from _installed(name)
     else:
         raise FastcopyError(
-            f"there are no wheels for its Python {host.version} on {host.machine}: make them on a machine that reaches "
-            f"the Python package index, with install/wheels.py --python {host.version} --machine {host.machine}"
+            f"there are no wheels for its Python {host.version} on {host.machine}: on the front-end, run "
+            f"install/install.sh --renew --hosts {host.tag} (without a network: see install/wheels.sh --help)"
         )
 
 

@@ -118,15 +118,16 @@ class _Caller:
 class Daemon:
     """Serves calls until it is idle for *idle_exit* seconds (None: for ever), replaced, or asked to end.
 
-    Replaced are its own code and the configuration *file*.  With *decline* it sends every client to a process of its
-    own: that is what `daemon: no` in the file means, which clients do not read.
+    Replaced are its own code, and what is *watched*: the configuration file, and where the driver is installed.  With
+    *decline* it sends every client to a process of its own: that is what `daemon: no` in the file means, which clients
+    do not read.
     """
 
-    def __init__(self, services: Services, idle_exit: Optional[float], file: Path, decline: bool = False) -> None:
-        self._services, self._idle_exit, self._file, self._decline = services, idle_exit, file, decline
+    def __init__(self, services: Services, idle_exit: Optional[float], *watched: Path, decline: bool = False) -> None:
+        self._services, self._idle_exit, self._watched, self._decline = services, idle_exit, watched, decline
         self._calls: Set[asyncio.Task[None]] = set()
         self._last = time.monotonic()
-        self._code, self._seen, self._looked = stamp(code(file)), stamp(glance(file)), time.monotonic()
+        self._code, self._seen, self._looked = stamp(code(*watched)), stamp(glance(*watched)), time.monotonic()
         self.ending = asyncio.Event()
         self.asked_to_end = False
         """Whether somebody wants the process gone; otherwise calls have all the time that they need."""
@@ -177,11 +178,11 @@ class Daemon:
     def _replaced(self) -> bool:
         if self.ending.is_set():
             return False
-        seen = stamp(glance(self._file))
+        seen = stamp(glance(*self._watched))
         if seen == self._seen and time.monotonic() - self._looked <= _LOOK:
             return False
         self._seen, self._looked = seen, time.monotonic()
-        return stamp(code(self._file)) != self._code
+        return stamp(code(*self._watched)) != self._code
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         caller = _Caller(reader, writer)
@@ -248,17 +249,17 @@ class Daemon:
             gone.cancel()
 
 
-def code(file: Path) -> List[Path]:
-    """The files of this package, and the configuration *file*."""
-    found = [file]
+def code(*watched: Path) -> List[Path]:
+    """The files of this package, and what else is *watched*."""
+    found = [*watched]
     with contextlib.suppress(OSError):  # an upgrade removes directories while we look
         found += sorted(_PACKAGE.rglob("*.py"))
     return found
 
 
-def glance(file: Path) -> List[Path]:
+def glance(*watched: Path) -> List[Path]:
     """What of `code` can be looked at for every call: directories change when a file in them is replaced."""
-    return [file, _PACKAGE, *(_PACKAGE / name for name in ("core", "frontend", "frontend/actions"))]
+    return [*watched, _PACKAGE, *(_PACKAGE / name for name in ("core", "frontend", "frontend/actions"))]
 
 
 def stamp(paths: List[Path]) -> int:
@@ -315,17 +316,19 @@ def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
         importlib.import_module(f"{__package__}.actions.{action}")
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)  # one_tm runs its drivers niced, and us with them
-    asyncio.run(_run(*seat, places.etc / FILE, stay))
+    asyncio.run(_run(*seat, places, stay))
     return 0
 
 
-async def _run(listener: socket.socket, guard: int, file: Path, stay: bool) -> None:
+async def _run(listener: socket.socket, guard: int, places: Places, stay: bool) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS))
     loop.set_exception_handler(lambda _, context: log.error("%s: %r", context["message"], context.get("exception")))
+    file = places.etc / FILE
     settings = _settings(file)
     services = Services(keep=True, limits=Limits(settings.max_transfers, settings.max_transfers_per_host))
-    daemon = Daemon(services, None if stay else settings.idle_exit, file, decline=not settings.daemon)
+    idle = None if stay else settings.idle_exit
+    daemon = Daemon(services, idle, file, places.installed, decline=not settings.daemon)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.end)
     log.info("serving, pid %d", os.getpid())

@@ -34,6 +34,10 @@ class Disk:
     sparse: bool
 
 
+class NoAnswer(FastcopyError):
+    """Nobody answers where oned should be: it is down, or out of reach."""
+
+
 FORMATS = ("raw", "qcow2")
 
 
@@ -94,7 +98,7 @@ class Oned:
 
     def vm(self, vm_id: int) -> Vm:
         """The VM; `FastcopyError` if there is none, or oned does not answer."""
-        root = self._call("one.vm.info", vm_id, False)
+        root = self.ask("one.vm.info", vm_id, False)
         records = [_int(item.findtext("SEQ")) or 0 for item in root.iterfind("HISTORY_RECORDS/HISTORY")]
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
         return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks})
@@ -102,7 +106,7 @@ class Oned:
     def datastores(self) -> Dict[int, Datastore]:
         """All datastores by id."""
         found: Dict[int, Datastore] = {}
-        for item in self._call("one.datastorepool.info").iterfind("DATASTORE"):
+        for item in self.ask("one.datastorepool.info").iterfind("DATASTORE"):
             store = Datastore(
                 _int(item.findtext("ID")) or 0,
                 os.path.normpath(item.findtext("BASE_PATH") or "/nonexistent"),
@@ -112,7 +116,8 @@ class Oned:
             found[store.id] = store
         return found
 
-    def _call(self, method: str, *arguments: Any) -> ElementTree.Element:
+    def ask(self, method: str, *arguments: Any) -> ElementTree.Element:
+        """The document that oned answers a method with; `FastcopyError` if it does not, or refuses."""
         # Made anew for every call: a ServerProxy must not be shared by threads.
         transport = _SafeTransport() if self._endpoint.startswith("https") else _Transport()
         proxy = xmlrpc.client.ServerProxy(self._endpoint, transport=transport, allow_none=True)
@@ -121,7 +126,7 @@ class Oned:
                 answer = getattr(proxy, method)(self._credentials, *arguments)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise FastcopyError(
+            raise NoAnswer(
                 f"oned does not answer at {self._endpoint} ({reason}): is it running, and is ONE_XMLRPC right?"
             ) from error
         except xmlrpc.client.Error as error:

@@ -23,6 +23,11 @@ class Places:
     etc: Path
     log: Path
 
+    @property
+    def installed(self) -> Path:
+        """The virtual environment by the name that everybody uses: a link, which an upgrade replaces."""
+        return self.wheels.parent / "venv"
+
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
         """The places that belong to the environment of a call."""

@@ -37,6 +37,12 @@ def connect() -> _socket.socket | None:
     return connection
 
 
+def interpreter(library: str) -> str:
+    """The Python of the driver, by a path without links: an upgrade replaces one of these, and whoever went through it
+    would load half of his modules from each release."""
+    return os.path.join(os.path.realpath(os.path.join(library, "venv")), "bin/python3")
+
+
 def start(library: str) -> int:
     """Start a daemon that is nobody's child, and holds nothing of ours: one_tm waits until all have closed stderr.
 
@@ -59,7 +65,7 @@ def start(library: str) -> int:
         os.dup2(starting, 3)
         os.closerange(4, 1024)
         os.chdir("/")
-        python = os.path.join(library, "venv/bin/python3")
+        python = interpreter(library)
         environ = {name: value for name, value in os.environ.items() if name != "FASTCOPY_DEBUG"}
         os.execve(python, [python, "-I", "-m", "tm_fastcopy.frontend.daemon", "--ready"], environ)  # noqa: S606
     finally:
@@ -140,7 +146,7 @@ def main(library: str, argv: list[str]) -> None:
         if code is not None:
             os._exit(code)
         os.chdir(here)
-    python = os.path.join(library, "venv/bin/python3")
+    python = interpreter(library)
     os.execv(python, [python, "-I", "-m", "tm_fastcopy.frontend.main", *argv])  # noqa: S606
 
 

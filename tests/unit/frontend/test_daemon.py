@@ -65,12 +65,14 @@ class House:
     def __init__(self, directory: Path, idle_exit: Optional[float] = None, decline: bool = False) -> None:
         self.path = directory / "state" / "daemon-here.sock"
         self.file = directory / "fastcopy.yaml"
-        self._options = idle_exit, self.file, decline
+        self.installed = directory / "venv"
+        self._idle_exit, self._decline = idle_exit, decline
 
     async def live(self, scene: Callable[[Daemon], Awaitable[None]]) -> None:
         seat = listen(self.path)
         assert seat is not None
-        daemon = Daemon(Services(keep=True), *self._options)
+        watched = self.file, self.installed
+        daemon = Daemon(Services(keep=True), self._idle_exit, *watched, decline=self._decline)
         serving = asyncio.ensure_future(daemon.serve(*seat))
         try:
             await asyncio.wait_for(scene(daemon), 20)
@@ -153,6 +155,23 @@ def test_another_configuration_is_another_daemons(tmp_path: Path) -> None:
         assert await house.say(MAGIC, b"1", b"explode") != [b"R"]
         house.file.write_text("lanes: 3\n")
         await asyncio.wait_for(daemon.ending.wait(), 10)
+
+    asyncio.run(house.live(scene))
+
+
+def test_a_release_that_becomes_the_current_one_is_another_daemons(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    for name in ("old", "new"):
+        (tmp_path / name / "venv").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("old")
+    house.installed.symlink_to("current/venv")
+
+    async def scene(daemon: Daemon) -> None:
+        assert await house.say(MAGIC, b"1", b"explode") != [b"R"]
+        (tmp_path / "next").symlink_to("new")
+        (tmp_path / "next").rename(tmp_path / "current")
+        assert await house.say(MAGIC, b"1", b"explode") == [b"R"]  # at once, for this very call
+        assert daemon.ending.is_set()
 
     asyncio.run(house.live(scene))
 

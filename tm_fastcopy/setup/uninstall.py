@@ -1,0 +1,245 @@
+"""uninstall.sh: takes the driver away again, and leaves everything else as it is.
+
+Not while a datastore or a VM still uses it: oned is asked.  What an administrator has changed since it was installed
+stays, and is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+from ..core.errors import FastcopyError, Refused
+from ..frontend.oned import NoAnswer, Oned
+from ..frontend.places import Places
+from . import configuration, usage
+from .install import add_one_location, report
+from .layout import Layout
+from .ledger import LEDGER, Ledger
+
+_MANY = 20  # names in one sentence; the rest is counted
+_ENDING = 30.0  # seconds for the daemon to end: nobody uses the driver, so it has no transfers
+_PEER = struct.Struct("3i")  # struct ucred
+_UNIT = "fastcopyd.service"
+
+
+class Uninstaller:
+    """One removal."""
+
+    def __init__(self, layout: Layout, words: argparse.Namespace) -> None:
+        self.layout, self.words = layout, words
+        path = layout.library / LEDGER
+        ledger = Ledger.read(path)
+        if ledger is None:
+            raise Refused(f"fastcopy is not installed in {layout.library}: {path} is missing (see --one-location)")
+        self.ledger = ledger
+        self.kept: List[str] = []
+
+    # -- who still uses it -------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """`Refused` while somebody uses the driver, or oned cannot be asked; unless it is down, and that was said."""
+        try:
+            found = usage.ask(self._oned())
+        except FastcopyError as error:
+            if not (self.words.oned_is_down and isinstance(error, NoAnswer)):
+                advice = "Start it, or say --oned-is-down to go on unchecked" if isinstance(error, NoAnswer) else ""
+                end = "" if str(error).endswith("?") else "."
+                raise Refused(
+                    f"{error}{end} Nothing was removed: without oned nobody knows whether datastores or VMs still use "
+                    f"fastcopy. {advice}".strip()
+                ) from error
+            print("NOT CHECKED: whether datastores or VMs still use fastcopy; oned does not answer. Those that do will")
+            print("fail with their next action, until the driver is installed again. Their disks are not touched.")
+            return
+        users = []
+        if found.datastores:
+            users.append(f"datastores {_some(found.datastores)} (onedatastore update: TM_MAD)")
+        if found.vms:
+            users.append(f"VMs {_some(found.vms)} (a VM keeps the driver that it was created with)")
+        if users:
+            by = " and by ".join(users)
+            raise Refused(f"fastcopy is still used by {by}. Nothing was removed; see docs/OPERATIONS.md")
+        print("no datastore and no VM uses fastcopy")
+        if found.allowing:
+            print(f"datastores {_some(found.allowing)} still name it in TM_MAD_SYSTEM: when oned was restarted, save")
+            print("them once with onedatastore update")
+
+    def _oned(self) -> Oned:
+        user = self.ledger.user or "oneadmin"
+        home = pwd.getpwnam(user).pw_dir if os.geteuid() == 0 else os.environ.get("HOME", "/")
+        environ = {**os.environ, **self.layout.environ, "HOME": home}
+        return Oned.of(environ, Places.of(environ).auth)
+
+    # -- taking away -------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Check, and remove; or show it."""
+        self.check()
+        undone = configuration.unedited(self.layout, self.ledger)
+        if self.words.dry_run:
+            self._show(undone)
+            return 0
+        for edited, by_hand in undone:
+            if edited.diff:
+                print(f"edit {edited.path}:")
+                print(edited.diff, end="")
+            self.kept += [f"{path} (a backup)" for path in configuration.unedit(edited, self.ledger)]
+            for hand in by_hand:
+                print(f"\nTo be done by hand in {edited.path}: {hand.why}")
+                print("".join(f"    {line}\n" for line in hand.lines.splitlines()), end="")
+        self._end_daemon()
+        for name in self.ledger.links:
+            self._remove_link(Path(name))
+        for name in self.ledger.files:
+            self._remove_file(Path(name))
+        for name in reversed(self.ledger.directories):
+            self._remove_directory(Path(name))
+        for path in self._own():
+            print(f"remove {path}")
+            remove(path)
+        print(f"remove {self.layout.library}")
+        ledger = self.layout.library / LEDGER
+        for path in self.layout.library.iterdir():
+            if path != ledger:
+                remove(path)
+        remove(ledger)  # last: as long as it is there, this can be repeated
+        self.layout.library.rmdir()
+        self._tell(any(edited.diff for edited, _ in undone))
+        return 0
+
+    def _own(self) -> List[Path]:
+        """What the driver itself has written here: state and logs."""
+        places = self.layout.places
+        logs = sorted(places.log.parent.glob(f"{places.log.name}*"))
+        return [path for path in (places.state, *logs) if os.path.lexists(path)]
+
+    def _show(self, undone: Sequence[Tuple[configuration.Edited, object]]) -> None:
+        for edited, _ in undone:
+            if edited.diff:
+                print(f"would edit {edited.path}:")
+                print(edited.diff, end="")
+        for name in [*self.ledger.links, *self.ledger.files]:
+            path = Path(name)
+            if os.path.lexists(path):
+                changed = name in self.ledger.files and not self._is_ours(path)
+                print(f"would {'keep' if changed else 'remove'} {path}{', which was changed' if changed else ''}")
+        for path in [*self._own(), self.layout.library]:
+            print(f"would remove {path}")
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.is_file() and not path.is_symlink() and self.ledger.is_ours(path)
+
+    def _remove_link(self, path: Path) -> None:
+        if path.is_symlink() and os.readlink(path) == self.ledger.links[str(path)]:
+            path.unlink()
+        elif os.path.lexists(path):
+            self.kept.append(f"{path} (changed since)")
+
+    def _remove_file(self, path: Path) -> None:
+        if self._is_ours(path):
+            path.unlink()
+        elif os.path.lexists(path):
+            self.kept.append(f"{path} (changed since)")
+
+    def _remove_directory(self, path: Path) -> None:
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if not any(name.startswith(f"{path}/") for name in self.kept):
+                self.kept.append(f"{path} (there are other files in it)")
+
+    def _end_daemon(self) -> None:
+        if self.layout.system_files and Path("/run/systemd/system").is_dir():
+            subprocess.run(["systemctl", "disable", "--now", _UNIT], check=False, stderr=subprocess.DEVNULL)
+        pid = daemon(self.layout.places.state / f"daemon-{os.uname().nodename}.sock")
+        if pid is None:
+            return
+        print(f"end the daemon, process {pid}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + _ENDING
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def _tell(self, edited: bool) -> None:
+        if self.layout.system_files and Path("/run/systemd/system").is_dir():
+            subprocess.run(["systemctl", "daemon-reload"], check=False)
+        print("\nfastcopy is removed from this front-end.")
+        for name in self.kept:
+            print(f"  kept: {name}")
+        if edited:
+            print("  oned still has the old configuration: restart it (systemctl restart opennebula)")
+        print("  onehost sync --force takes the probe from the hosts. They keep cached images in .fastcopy beside")
+        print("  their datastores, and the agent in ~oneadmin/.cache/fastcopy: both can be deleted.")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a tree."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def daemon(path: Path) -> Optional[int]:
+    """The process that serves the socket at *path*, if it is our daemon."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.chdir(path.parent)  # sun_path holds 108 bytes
+            connection.settimeout(5)
+            connection.connect(path.name)
+            pid = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return None
+        finally:
+            os.fchdir(here)
+            os.close(here)
+    return pid if b"tm_fastcopy.frontend.daemon" in words else None
+
+
+def _some(names: List[str]) -> str:
+    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return ", ".join(names[:_MANY]) + more
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="uninstall.sh",
+        description="Removes the TM driver fastcopy from an OpenNebula front-end, if nothing uses it any more.",
+        epilog="Disks and images are not touched.  docs/OPERATIONS.md says how to switch datastores to another driver.",
+    )
+    add_one_location(parser)
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; show what would be done")
+    text = "go on if oned does not answer: whether anything still uses the driver is then not checked"
+    parser.add_argument("--oned-is-down", action="store_true", help=text)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Remove; return the exit code."""
+    words = arguments(argv)
+    layout = Layout.of(words.one_location)
+    if not os.access(layout.library.parent, os.W_OK) and not words.dry_run:
+        raise Refused(f"you may not write to {layout.library.parent}: run this as root")
+    return Uninstaller(layout, words).run()
+
+
+if __name__ == "__main__":
+    sys.exit(report("uninstall.sh", lambda: main(sys.argv[1:])))
