@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Iterator, List
+from typing import List
 
 import hypothesis
 import pytest
-
-from tests.support import close_kept
 
 # No deadline: a loaded machine is not a defect.  No database: a run leaves nothing behind in the tree.
 hypothesis.settings.register_profile("fastcopy", deadline=None, database=None)
 hypothesis.settings.load_profile("fastcopy")
 
 _LEFT_OUT = "left out: tests marked `root`"
-
-
-@pytest.fixture(autouse=True)
-def descriptors() -> Iterator[None]:
-    """Close what a test asked to be closed: a thousand open files are all that most users may have."""
-    yield
-    close_kept()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:

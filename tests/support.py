@@ -35,7 +35,7 @@ def keep(fd: int) -> int:
 
 
 def close_kept() -> None:
-    """What conftest.py does after each test."""
+    """What tests/unit/core/conftest.py does after each test."""
     while _kept:
         os.close(_kept.pop())
 
