@@ -111,7 +111,7 @@ def all_tags(pythons: Sequence[str] = PYTHONS, machines: Sequence[str] = MACHINE
 def sources() -> Path:
     """The directory with setup.cfg, `install` and `docs`: a checkout, or a release."""
     package = Path(__file__).resolve().parent.parent
-    for top in (package.parent, *package.parents[3:6]):
+    for top in (package.parent, *list(package.parents)[3:6]):
         if (top / "setup.cfg").is_file() and (top / "install").is_dir():
             return top
     raise FastcopyError(f"setup.cfg is not where it should be, beside {package}: take a complete checkout")

@@ -111,6 +111,7 @@ def test_tags_are_those_that_a_bundle_is_made_by() -> None:
 
 
 def test_requirements_are_those_of_setup_cfg() -> None:
+    assert wheels.sources() == ROOT
     setup = ROOT / "setup.cfg"
     assert any(line.startswith("asyncssh") for line in wheels.requirements(setup))
     assert [line.split()[0] for line in wheels.requirements(setup, ("blake3", "xxhash"))] == ["blake3", "xxhash"]

@@ -191,6 +191,13 @@ def test_what_was_removed_already_is_no_problem() -> None:
     assert onedconf.undo(STOCK, [edit.record() for edit in plan.edits]) == (STOCK, [])
 
 
+def test_an_edit_that_could_not_be_taken_back_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onedconf, "undo", lambda text, records: (text, []))
+    plan = onedconf.plan(STOCK)
+    assert plan.apply(STOCK) == STOCK
+    assert ["could not be taken back" in hand.why for hand in plan.by_hand] == [True]
+
+
 def test_lines_are_ended_as_in_the_file() -> None:
     after = onedconf.plan(STOCK.replace("\n", "\r\n"), ["shared"]).apply(STOCK.replace("\n", "\r\n"))
     assert after.count("\n") == after.count("\r\n") > STOCK.count("\n")
