@@ -186,10 +186,16 @@ def test_a_replaced_driver_is_served_by_a_new_daemon_while_the_old_one_completes
     with rate(cloud.lab, "host1", "50mbit"):
         running = slowly(cloud, image, vm)
         (old,) = cloud.daemons()
-        cloud.lab.install_driver()
-        cloud.clone(small, second).succeeded()
-        assert old in cloud.daemons() and len(cloud.daemons()) == 2
-        running.outcome().succeeded()
+        lanes = cloud.lab.fe.processes("ssh")
+        cloud.lab.fe.signal(lanes, signal.SIGSTOP)  # the clone does not end before we have looked
+        try:
+            cloud.lab.install_driver()
+            cloud.clone(small, second).succeeded()
+            assert old in cloud.daemons() and len(cloud.daemons()) == 2
+        finally:
+            cloud.lab.fe.signal(lanes, signal.SIGCONT)
+            outcome = running.outcome()
+    outcome.succeeded()
     processes.wait_for(lambda: old not in cloud.daemons(), 30, "the old daemon to end")
     assert_cloned(vm, image)
     assert_cloned(second, small)
