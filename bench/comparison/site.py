@@ -182,7 +182,7 @@ class Site:
         self.lab.oned.remove_vm(disks[0].vm)
 
     def trim(self) -> None:
-        """Give back what removed disks took: the nodes' file systems are sparse files, which only grow by themselves."""
+        """Give back what removed disks took: the nodes' file systems are sparse files, which never shrink."""
         for node in [self.lab.fe, *self.lab.hosts.values()]:
             node.run(["fstrim", self.lab.datastores], user="root", timeout=_TRIM)
 
