@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import shlex
 import subprocess
 import sys
@@ -97,7 +98,8 @@ def _lab(options: argparse.Namespace, command: str) -> int:
         site = Site(lab, pictures(options.images, real))
         try:
             with _progress() as tell:
-                Bench(site, drivers, options.rounds, made, tell, options.budget).run(todo)
+                save = functools.partial(output.save, made, options.json)
+                Bench(site, drivers, options.rounds, made, tell, options.budget, save).run(todo)
         except KeyboardInterrupt:
             made.notes.append("interrupted: what follows was not measured")
         unknown = sorted(set(lab.oned.unknown_calls))

@@ -66,14 +66,15 @@ class Bench:
     """Fills a report. *clock* gives seconds.
 
     *budget*: seconds that a driver may use in one case before it gets no further round (but always one that counts).
+    *save* is called after every case: a bench that runs for an hour should not lose all if it is killed.
     """
 
     def __init__(
         self, site: Site, drivers: Sequence[Driver], rounds: int, report: Report, tell: Tell,
-        budget: float, clock: Callable[[], float] = time.monotonic,
+        budget: float, save: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._site, self._drivers, self._rounds, self._report, self._tell = site, list(drivers), rounds, report, tell
-        self._clock, self._budget = clock, budget
+        self._clock, self._budget, self._save = clock, budget, save
         self._bounds = Bounds(site, report.rates)
         self._forecast = Forecast(budget)
         self._known: Set[Tuple[str, str, str]] = set()  # driver, host, image
@@ -129,6 +130,8 @@ class Bench:
                     self._forecast.add(situation.key(driver.name), self._clock() - began)
         finally:
             lab.uplink(None)
+            self._site.trim()
+            self._save()
 
     def _turn(self, turn: int, driver: Driver, case: Case, hosts: Sequence[str], cell: Cell) -> None:
         try:

@@ -9,10 +9,17 @@ from bench.comparison import page, report
 from bench.comparison.values import Report, to_json
 
 
+def save(made: Report, json: Optional[Path]) -> None:
+    """Write the JSON as it is now, if it was asked for."""
+    if json:
+        part = json.with_name(f".{json.name}.part")
+        part.write_text(to_json(made))
+        part.replace(json)
+
+
 def write(made: Report, json: Optional[Path], html: Optional[Path]) -> None:
     """Print it, and write the files. ValueError where the page cannot be made."""
     print(report.render(made), end="", flush=True)
-    if json:
-        json.write_text(to_json(made))
+    save(made, json)
     if html:
         html.write_text(page.render(made))

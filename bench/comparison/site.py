@@ -25,6 +25,7 @@ from bench.testbed.node import UID
 
 _CHANGED = 0.05  # of the data, by a guest before a write-back
 _SEED = 4
+_TRIM = 300.0  # seconds for fstrim
 HOWS = ("contiguous", "scattered")
 
 Write = Callable[[Path, Callable[[str], Path]], object]
@@ -179,6 +180,11 @@ class Site:
             if directory.exists():
                 shutil.rmtree(directory)
         self.lab.oned.remove_vm(disks[0].vm)
+
+    def trim(self) -> None:
+        """Give back what removed disks took: the nodes' file systems are sparse files, which never shrink."""
+        for node in [self.lab.fe, *self.lab.hosts.values()]:
+            node.run(["fstrim", self.lab.datastores], user="root", timeout=_TRIM)
 
     # -- page caches -----------------------------------------------------------------------------------------
 

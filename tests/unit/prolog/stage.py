@@ -47,6 +47,8 @@ class Node:
 
     def run(self, argv: Sequence[Any], **options: Any) -> subprocess.CompletedProcess[bytes]:
         words = [os.fspath(word) for word in argv]
+        if words[0] == "fstrim":
+            return subprocess.CompletedProcess(words, 0, b"", b"")
         if words[0] == "sync":
             for work in self.on_sync:
                 work()

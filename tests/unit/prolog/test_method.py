@@ -55,7 +55,7 @@ def measure(
 ) -> Report:
     _, site = make_site(tmp_path, monkeypatch, drivers)
     report = Report("", "", {}, {}, {}, [driver.contestant for driver in drivers])
-    Bench(site, drivers, rounds, report, lambda what, left: None, budget, Ticks()).run(
+    Bench(site, drivers, rounds, report, lambda what, left: None, budget, clock=Ticks()).run(
         situations([case], ["xfs"], ["none"])
     )
     return report
@@ -148,3 +148,13 @@ def test_phases_are_read_from_the_log_line() -> None:
     assert phases_of([line, "INFO: clone: nothing (of the kind)", line]) == {
         "oned": 0.024, "host": 0.2, "transfer": 0.8,
     }  # fmt: skip
+
+
+def test_what_was_measured_is_saved_after_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, seen = Shell("fastcopy", HONEST, 10), []
+    _, site = make_site(tmp_path, monkeypatch, [driver])
+    report = Report("", "", {}, {}, {}, [driver.contestant])
+    save = lambda: seen.append(sum(len(cell.runs) for cell in report.cells))  # noqa: E731
+    cases = [Case("cold"), Case("again")]
+    Bench(site, [driver], 1, report, lambda what, left: None, 60.0, save).run(situations(cases, ["xfs"], ["none"]))
+    assert seen == [1, 2]
