@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import functools
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Measure and print; 0 if every run of our driver was right, 1 if one was not, or nothing could be measured."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parse(given)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         if options.command == "list":
             print(_list(), end="")
@@ -57,6 +59,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print("prolog: interrupted; the lab is gone", file=sys.stderr)
         return 130
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends it as Ctrl-C does: what was measured is shown, and the lab is taken away."""
+    raise KeyboardInterrupt
 
 
 def _list() -> str:

@@ -358,7 +358,6 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
     report = Report(now, command, machine.machine(), machine.versions(None), method, drivers)
     machines = Machines(api, options.patience)
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         measure(plan, machines, report, lambda what: print(what, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
@@ -368,10 +367,6 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
     failed = any(cell.failures for cell in report.cells)
     output.write(report, options.json, options.html)
     return 1 if left or failed or not report.cells else 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _agreed() -> bool:

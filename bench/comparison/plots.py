@@ -86,13 +86,14 @@ def _points(report: Report, places: Sequence[Place], figure: str, axis: str, uni
             markerfacecolor=None if one.headline else "none", elinewidth=1.5, capsize=3,
         )  # fmt: skip
         for (row, _), value, spread in zip(drawn, values, spreads):
-            text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
+            text = f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
             axes.annotate(
                 text, (max(value, spread[1] / unit), row), xytext=(6, 0), textcoords="offset points", va="center",
                 fontsize=8,
             )
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 3000 * low else (1.0,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.grid(True, color=_INK, alpha=0.15)
@@ -100,7 +101,6 @@ def _points(report: Report, places: Sequence[Place], figure: str, axis: str, uni
         axes.axhline(row - 0.5, color=_INK, alpha=0.15, linewidth=0.8)
     axes.set_yticks(range(len(places)), [f"{title_of(*place[:2])}, {place[2]}" for place in places])
     axes.set_ylim(len(places) - 0.5, -0.5)
-    low, high = axes.get_xlim()
     axes.set_xlim(low, high * 1.6)
     return _finish(drawing, axes, axis)
 
