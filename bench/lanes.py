@@ -30,8 +30,9 @@ from bench.measure import Table
 from tm_fastcopy.core.codec import PLAIN
 from tm_fastcopy.core.hashing import digest
 from tm_fastcopy.core.manifest import DEFAULT_CHUNK, MIB
+from tm_fastcopy.core.messages import PAGE_CHUNKS, Begin, Begun, Join, Offer, Put, Stored, Wants
 from tm_fastcopy.core.paths import DiskPath
-from tm_fastcopy.core.wire import PAGE_CHUNKS, Begin, Begun, Done, Join, Offer, Put, Stored, Wants
+from tm_fastcopy.core.wire import Done
 from tm_fastcopy.frontend.asyncssh_link import AsyncsshDialer
 from tm_fastcopy.frontend.bundle import Bundles, HostPython
 from tm_fastcopy.frontend.channel import Channel

@@ -17,7 +17,7 @@ import pytest
 
 from bench.loopback import HOST, Sshd
 from tests.support import CHUNK, content, make_file, manifest_of
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.codec import decode, encode
 from tm_fastcopy.core.errors import FastcopyError, LinkLost
 from tm_fastcopy.core.paths import DiskPath
@@ -261,7 +261,7 @@ def test_noise_before_the_banner_is_skipped(machine: Machine, noise: str) -> Non
     machine.profile(noise)
 
     async def nonsense(channel: Channel) -> Any:
-        return await channel.ask(wire.CloseSource(), wire.Done)
+        return await channel.ask(messages.CloseSource(), wire.Done)
 
     with pytest.raises(FastcopyError, match="makes no sense here"):
         machine.converse(nonsense)
@@ -333,7 +333,7 @@ def test_an_agent_that_dies_in_the_middle_is_a_lost_link(machine: Machine) -> No
         await channel.ask(wire.Ping(), wire.Pong)
         os.kill(int(pid.read_text()), 9)
         with pytest.raises(LinkLost, match=r"the connection to host1 broke.*repeat the action"):
-            await channel.ask(wire.OpenSource("raw"), wire.Source)
+            await channel.ask(messages.OpenSource("raw"), messages.Source)
 
     machine.converse(killed)
 
@@ -368,16 +368,16 @@ def test_a_disk_is_read(machine: Machine, disk: Path) -> None:
     make_file(disk, "AB-C" * 8)
 
     async def read(host: Host) -> bytes:
-        source = await host.ask(wire.OpenSource("raw"), wire.Source)
-        page = await host.ask(wire.Scan(0, 32, CHUNK), wire.Offer)
+        source = await host.ask(messages.OpenSource("raw"), messages.Source)
+        page = await host.ask(messages.Scan(0, 32, CHUNK), messages.Offer)
         assert (source.size, page.digests) == (32 * CHUNK, manifest_of("AB-C" * 8).digests)
         lane = await host.lane()
-        await lane.ask(wire.Join(host.opened.socket, host.opened.token), wire.Done)
+        await lane.ask(messages.Join(host.opened.socket, host.opened.token), wire.Done)
         pieces = []
         for index in range(32):
-            put = await lane.ask(wire.Get(index, CHUNK, CHUNK, True), wire.Put)
+            put = await lane.ask(messages.Get(index, CHUNK, CHUNK, True), messages.Put)
             pieces.append(decode(put.codec, put.blob, CHUNK))
-        await host.ask(wire.CloseSource(), wire.Done)
+        await host.ask(messages.CloseSource(), wire.Done)
         return b"".join(pieces)
 
     assert transfer(machine, disk, False, read) == content("AB-C" * 8)
@@ -388,16 +388,17 @@ def test_a_disk_is_written(machine: Machine, disk: Path) -> None:
     manifest = manifest_of(letters)
 
     async def write(host: Host) -> str:
-        begin = wire.Begin("", manifest.size, manifest.size, CHUNK, manifest.size, 0o600, True, "raw", 0)
-        await host.ask(begin, wire.Begun)
-        wants = await host.ask(wire.Offer.make(0, manifest.digests, [(0, manifest.size)]), wire.Wants)
+        begin = messages.Begin("", manifest.size, manifest.size, CHUNK, manifest.size, 0o600, True, "raw", 0)
+        await host.ask(begin, messages.Begun)
+        wants = await host.ask(messages.Offer.make(0, manifest.digests, [(0, manifest.size)]), messages.Wants)
         lane = await host.lane()
-        await lane.ask(wire.Join(host.opened.socket, host.opened.token), wire.Done)
+        await lane.ask(messages.Join(host.opened.socket, host.opened.token), wire.Done)
         for index, wanted in enumerate(wants.blob):
             if wanted:
                 codec, payload = encode(content(letters[index]))
-                assert await lane.ask(wire.Put(index, CHUNK, codec, payload), wire.Stored) == wire.Stored(index)
-        published = await host.ask(wire.Commit(manifest.id), wire.Published)
+                put = messages.Put(index, CHUNK, codec, payload)
+                assert await lane.ask(put, messages.Stored) == messages.Stored(index)
+        published = await host.ask(messages.Commit(manifest.id), messages.Published)
         assert host.wire_bytes > manifest.size - CHUNK
         return str(published.how)
 
@@ -410,14 +411,14 @@ def test_a_large_message_each_way(machine: Machine, disk: Path) -> None:
     size = 64 * CHUNK
 
     async def read(host: Host) -> int:
-        await host.ask(wire.OpenSource("raw"), wire.Source)
+        await host.ask(messages.OpenSource("raw"), messages.Source)
         lane = await host.lane()
-        await lane.ask(wire.Join(host.opened.socket, host.opened.token), wire.Done)
-        put = await lane.ask(wire.Get(0, wire.MAX_CHUNK, wire.MAX_CHUNK, True), wire.Put)
+        await lane.ask(messages.Join(host.opened.socket, host.opened.token), wire.Done)
+        put = await lane.ask(messages.Get(0, wire.MAX_CHUNK, wire.MAX_CHUNK, True), messages.Put)
         assert decode(put.codec, put.blob, wire.MAX_CHUNK) == disk.read_bytes()[:size]
         with pytest.raises(FastcopyError, match="cannot serve"):
-            await lane.ask(put, wire.Stored)
-        await host.ask(wire.CloseSource(), wire.Done)
+            await lane.ask(put, messages.Stored)
+        await host.ask(messages.CloseSource(), wire.Done)
         return int(put.length)
 
     assert transfer(machine, disk, False, read) == size == wire.MAX_CHUNK

@@ -12,7 +12,7 @@ from tests.support import NO_SHARING, RecordingFiles, make_encrypted, qemu_img
 from tests.unit.agent.conversation import Conversation
 from tests.unit.agent.entries import KEY
 from tm_fastcopy.agent import qemu_img as program
-from tm_fastcopy.core import qcow2, wire
+from tm_fastcopy.core import messages, qcow2
 from tm_fastcopy.core.qcow2 import Header
 from tm_fastcopy.core.receipt import Receipt
 
@@ -98,9 +98,8 @@ def test_a_disk_that_is_larger_for_its_guest(
     published = one.send(image, KEY, sparse)
     if warm:
         one = talk(vm=43, virtual=7 * MIB + 512, files=files, action=2)
-        published = one.ask(
-            wire.CloneEntry(Receipt.decode(published.receipt).manifest, len(image), 0o640, sparse, "qcow2", one.virtual)
-        )
+        entry = Receipt.decode(published.receipt).manifest
+        published = one.ask(messages.CloneEntry(entry, len(image), 0o640, sparse, "qcow2", one.virtual))
     Receipt.decode(published.receipt)
     qemu_img("check", "-q", "-f", "qcow2", one.disk)
     assert read(one.disk).size == 7 * MIB + 512

@@ -26,10 +26,10 @@ from ..core.errors import (
 )
 from ..core.files import Files, close, free_bytes, room
 from ..core.manifest import Manifest, check_geometry
+from ..core.messages import DEFAULT_OPTIONS, Begin, Begun, CacheOptions, Published
 from ..core.publish import Staged, publish
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, copy_sparse, need_room, write_sparse
-from ..core.wire import DEFAULT_OPTIONS, Begin, Begun, CacheOptions, Published
 from .cache import ENTRY_MTIME, Cache, CacheSeeds
 from .directory import VmDirectory
 from .disk import Disk, Target

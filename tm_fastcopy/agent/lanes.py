@@ -26,8 +26,9 @@ from ..core.errors import FastcopyError, LinkLost, ProtocolError, classify
 from ..core.files import Files
 from ..core.hashing import read_exactly
 from ..core.manifest import MAX_CHUNK
+from ..core.messages import Get, Join, Put, Stored
 from ..core.staging import ChunkTable, Sink, store_chunk
-from ..core.wire import Done, Failure, Get, Join, Message, Put, Stored, expect
+from ..core.wire import Done, Failure, Message, expect
 from .pipe import Pipe
 
 _LANES_GONE = 20.0  # seconds for lanes that were told to end; each has at most one chunk in hand

@@ -12,8 +12,8 @@ from typing import Optional
 
 from ..core.errors import FastcopyError, SourceChanged
 from ..core.identity import Identity, boot_id
+from ..core.messages import CloneLocal
 from ..core.paths import open_below, relative_to_any
-from ..core.wire import CloneLocal
 
 
 class LocalImage:

@@ -14,7 +14,8 @@ from typing import Optional, Tuple
 
 from ..core.errors import FastcopyError, LinkLost
 from ..core.files import Files
-from ..core.wire import PROTOCOL_VERSION, Done, Failure, Leave, Message, Ping, Pong
+from ..core.messages import Leave
+from ..core.wire import PROTOCOL_VERSION, Done, Failure, Message, Ping, Pong
 from .lanes import LaneDoor, run_lane
 from .pipe import Pipe
 from .session import Session

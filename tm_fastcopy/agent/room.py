@@ -14,9 +14,9 @@ from typing import List, Sequence, Tuple
 from ..core.errors import FastcopyError
 from ..core.fiemap import usage
 from ..core.files import Files, free_bytes, lock
+from ..core.messages import CacheOptions
 from ..core.paths import has
 from ..core.publish import is_staging
-from ..core.wire import CacheOptions
 from .cache import BAD, PROBE, Cache
 from .eviction import Candidate, for_limit, for_room
 from .lease import EXPIRY, leased

@@ -16,11 +16,11 @@ import os
 import time
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
+from ..core.cache_messages import MAX_ENTRIES, Scrubbed
 from ..core.errors import BadChunk, FastcopyError, Refused, SourceChanged
 from ..core.files import Files, lock
 from ..core.hashing import digest, read_exactly
 from ..core.manifest import ZERO_DIGEST, Manifest
-from ..core.wire import MAX_ENTRIES, Scrubbed
 from .cache import Cache
 
 STATE = "scrub.state"

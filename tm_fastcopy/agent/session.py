@@ -11,14 +11,13 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Optional, Tuple, Type
 
+from ..core.cache_messages import OpenCache
 from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, classify
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
 from ..core.manifest import check_geometry, chunk_count
-from ..core.paths import has
-from ..core.staging import store_chunk
-from ..core.wire import (
+from ..core.messages import (
     PAGE_CHUNKS,
     Begin,
     Begun,
@@ -27,14 +26,10 @@ from ..core.wire import (
     CloneLocal,
     CloseSource,
     Commit,
-    Done,
-    Failure,
     Get,
-    Message,
     Missing,
     Offer,
     Open,
-    OpenCache,
     Opened,
     OpenSource,
     Published,
@@ -45,6 +40,9 @@ from ..core.wire import (
     Stored,
     Wants,
 )
+from ..core.paths import has
+from ..core.staging import store_chunk
+from ..core.wire import Done, Failure, Message
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk

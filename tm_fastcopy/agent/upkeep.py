@@ -5,22 +5,12 @@ from __future__ import annotations
 import os
 from typing import Callable, Dict, List, Optional, Type
 
+from ..core.cache_messages import CacheOpened, Entries, EntryRow, Evict, ListEntries, OpenCache, Pin, Scrub
 from ..core.errors import FastcopyError, ProtocolError, Refused
 from ..core.fiemap import Usage, usage
 from ..core.files import Files, free_bytes
 from ..core.paths import has
-from ..core.wire import (
-    CacheOpened,
-    Done,
-    Entries,
-    EntryRow,
-    Evict,
-    ListEntries,
-    Message,
-    OpenCache,
-    Pin,
-    Scrub,
-)
+from ..core.wire import Done, Message
 from .cache import BAD, Cache
 from .directory import open_datastore
 from .scrub import Scrubber, last_scrubs

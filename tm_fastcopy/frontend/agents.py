@@ -15,7 +15,8 @@ from typing import Any, Deque, Dict, List, Optional, Sequence, Set, Type
 from async_timeout import timeout
 
 from ..core.errors import FastcopyError, LinkLost, ProtocolError
-from ..core.wire import Done, Failure, Leave, Message, Ping, Pong, expect
+from ..core.messages import Leave
+from ..core.wire import Done, Failure, Message, Ping, Pong, expect
 from .bundle import Bundles
 from .channel import Channel
 from .link import Dialer

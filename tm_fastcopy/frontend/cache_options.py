@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Tuple
 
-from ..core.wire import CacheOptions
+from ..core.messages import CacheOptions
 from .kinds import Limit
 from .settings import Settings
 

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any, List, Optional, Sequence, Type
 
 from ..core.errors import FastcopyError, LinkLost
+from ..core.messages import Open, Opened, Remove
 from ..core.paths import DiskPath
-from ..core.wire import Done, Message, Open, Opened, Remove
+from ..core.wire import Done, Message
 from .agents import Agent, orderly
 from .channel import Channel
 from .connections import Connections

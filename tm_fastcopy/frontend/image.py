@@ -15,9 +15,9 @@ from ..core.files import Files
 from ..core.hashing import Page, hash_page
 from ..core.identity import Identity
 from ..core.manifest import DIGEST_SIZE, MAX_CHUNKS, Manifest
+from ..core.messages import PAGE_CHUNKS
 from ..core.paths import open_parent, relative_to_any
 from ..core.tree import Active, check_alone, find_active
-from ..core.wire import PAGE_CHUNKS
 
 _HASH_PAGE = 128  # chunks hashed in one go, 32 MiB: small enough that lanes begin at once
 

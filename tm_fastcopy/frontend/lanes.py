@@ -12,7 +12,8 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, Dict, List, Optional, Sequence
 
 from ..core.errors import BadChunk, LinkLost
-from ..core.wire import Done, Failure, Join, Message
+from ..core.messages import Join
+from ..core.wire import Done, Failure, Message
 from .channel import Channel, first_error
 from .host import Host
 

@@ -16,13 +16,14 @@ from ..core.assembly import Assembly
 from ..core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError, Refused, classify
 from ..core.files import Files, free_bytes, room
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
+from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
 from ..core.paths import has, relative_to_any
 from ..core.plan import Place
 from ..core.publish import Staged, replace, staging_name
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room, store_chunk
 from ..core.tree import tree_name
-from ..core.wire import CloseSource, Done, Get, Message, Offer, OpenSource, Put, Scan, Source
+from ..core.wire import Done, Message
 from .compression import Compression, Slice
 from .host import Host
 from .image import Image, ManifestStore, open_place

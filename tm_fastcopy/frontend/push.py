@@ -11,16 +11,13 @@ from ..core.errors import BadChunk, LinkLost, ProtocolError
 from ..core.hashing import Page, read_exactly
 from ..core.identity import boot_id
 from ..core.manifest import Manifest, chunk_size_for
-from ..core.receipt import Receipt
-from ..core.wire import (
+from ..core.messages import (
     DEFAULT_OPTIONS,
     Begin,
     Begun,
     CloneEntry,
     CloneLocal,
     Commit,
-    Done,
-    Message,
     Missing,
     Offer,
     Published,
@@ -28,6 +25,8 @@ from ..core.wire import (
     Stored,
     Wants,
 )
+from ..core.receipt import Receipt
+from ..core.wire import Done, Message
 from .cache_options import cache_options
 from .compression import Compression, Slice
 from .host import Host

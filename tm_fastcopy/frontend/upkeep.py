@@ -5,18 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import AsyncIterator, List
 
-from ..core.wire import (
-    CacheOpened,
-    Done,
-    Entries,
-    EntryRow,
-    Evict,
-    ListEntries,
-    OpenCache,
-    Pin,
-    Scrub,
-    Scrubbed,
-)
+from ..core.cache_messages import CacheOpened, Entries, EntryRow, Evict, ListEntries, OpenCache, Pin, Scrub, Scrubbed
+from ..core.wire import Done
 from .agents import Agent, AgentPool, orderly
 
 

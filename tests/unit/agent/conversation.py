@@ -14,7 +14,7 @@ from tests.support import CHUNK, content, manifest_of
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.pipe import Pipe
 from tm_fastcopy.agent.session import Session
-from tm_fastcopy.core import codec, wire
+from tm_fastcopy.core import codec, messages, wire
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.hashing import digest
 from tm_fastcopy.core.manifest import Manifest
@@ -35,7 +35,7 @@ class Lane:
         self._pipe = Pipe(self.process.stdout.fileno(), self.process.stdin.fileno())
         while not self.process.stdout.readline().startswith(b"FASTCOPY-AGENT"):
             assert self.process.poll() is None
-        self.joined = self.ask(wire.Join(socket, token))
+        self.joined = self.ask(messages.Join(socket, token))
 
     def ask(self, message: wire.Message) -> Optional[wire.Message]:
         """Send a message and return the answer; None if the lane has ended."""
@@ -45,7 +45,7 @@ class Lane:
     def put(self, letters: str, index: int, size: int = -1) -> Optional[wire.Message]:
         """Send chunk *index* of `content(letters, size)`."""
         data = content(letters, size)[index * CHUNK : (index + 1) * CHUNK]
-        return self.ask(wire.Put(index, len(data), *codec.encode(data)))
+        return self.ask(messages.Put(index, len(data), *codec.encode(data)))
 
     def close(self) -> None:
         """End the lane, and wait for it."""
@@ -74,7 +74,7 @@ class Conversation:
         self.disk = base / str(vm) / name
         self.door = LaneDoor()
         self.session = Session(files or Files(), lambda: self.alive, self.door)
-        self.opened: Any = self.session.handle(wire.Open(str(base), vm, name, 0, action, create, "fastcopy"))
+        self.opened: Any = self.session.handle(messages.Open(str(base), vm, name, 0, action, create, "fastcopy"))
 
     def ask(self, message: wire.Message, expected: Type[wire.Message] = wire.Message) -> Any:
         """Have one message answered."""
@@ -96,7 +96,7 @@ class Conversation:
         bytes_ = len(content(letters, size))
         data = len(letters.replace("-", "")) * CHUNK
         final = final or bytes_
-        return self.ask(wire.Begin(key, bytes_, data, CHUNK, final, 0o640, sparse, self.format, self.virtual))
+        return self.ask(messages.Begin(key, bytes_, data, CHUNK, final, 0o640, sparse, self.format, self.virtual))
 
     def offer(self, letters: str, size: int = -1, page: int = 1000) -> List[int]:
         """Offer all pages; return the chunks that are wanted."""
@@ -104,7 +104,7 @@ class Conversation:
         wanted: List[int] = []
         for first in range(0, manifest.count, page):
             digests = manifest.digests[first * 32 : (first + page) * 32]
-            answer = self.ask(wire.Offer.make(first, digests, [(0, manifest.size)]), wire.Wants)
+            answer = self.ask(messages.Offer.make(first, digests, [(0, manifest.size)]), messages.Wants)
             wanted += [first + i for i, flag in enumerate(answer.blob) if flag]
         return wanted
 
@@ -116,29 +116,30 @@ class Conversation:
         if wanted:
             lane = self.lane()
             for index in wanted:
-                assert lane.put(letters, index, size) == wire.Stored(index)
+                assert lane.put(letters, index, size) == messages.Stored(index)
             lane.close()
-        return self.ask(wire.Commit(manifest_of(letters, size).id))
+        return self.ask(messages.Commit(manifest_of(letters, size).id))
 
     def send(self, image: bytes, key: str = "", sparse: bool = True) -> Any:
         """Send an image that is not made of letters, and commit it."""
         pieces = [image[at : at + CHUNK] for at in range(0, len(image), CHUNK)]
         manifest = Manifest(len(image), CHUNK, b"".join(map(digest, pieces)))
         sizes = len(image), len(image), CHUNK, len(image)
-        begin = wire.Begin(key, *sizes, 0o640, sparse, self.format, self.virtual)
-        assert self.ask(begin) == wire.Begun("lead", "")
-        wants = self.ask(wire.Offer.make(0, manifest.digests, [(0, len(image))]), wire.Wants)
+        begin = messages.Begin(key, *sizes, 0o640, sparse, self.format, self.virtual)
+        assert self.ask(begin) == messages.Begun("lead", "")
+        wants = self.ask(messages.Offer.make(0, manifest.digests, [(0, len(image))]), messages.Wants)
         lane = self.lane()
         for index, piece in enumerate(pieces):
             if wants.blob[index]:
-                assert lane.ask(wire.Put(index, len(piece), *codec.encode(piece))) == wire.Stored(index)
+                assert lane.ask(messages.Put(index, len(piece), *codec.encode(piece))) == messages.Stored(index)
         lane.close()
-        return self.ask(wire.Commit(manifest.id))
+        return self.ask(messages.Commit(manifest.id))
 
     def clone(self, letters: str, size: int = -1, final: int = 0, sparse: bool = True) -> Any:
         """Ask for the disk from the cache."""
         manifest = manifest_of(letters, size)
-        return self.ask(wire.CloneEntry(manifest.id, final or manifest.size, 0o640, sparse, self.format, self.virtual))
+        size = final or manifest.size
+        return self.ask(messages.CloneEntry(manifest.id, size, 0o640, sparse, self.format, self.virtual))
 
     def end(self) -> None:
         """The end of the connection."""

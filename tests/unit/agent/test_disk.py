@@ -13,7 +13,7 @@ import pytest
 from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file, manifest_of, qcow2_header
 from tm_fastcopy.agent import disk as module
 from tm_fastcopy.agent import qemu_img as program
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.errors import FastcopyError, NoSpace, Refused, Superseded
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_was_cut_off(talk: Talk) -> None:
     first.begin("QBC")
     first.offer("QBC")
     lane = first.lane()
-    assert lane.put("QBC", 1) == wire.Stored(1)
+    assert lane.put("QBC", 1) == messages.Stored(1)
     lane.close()
     end(first)
     second = talk(action=2)
@@ -122,7 +122,7 @@ def test_an_action_that_may_not_publish_leaves_the_old_tree(talk: Talk, base: Pa
         one.alive = False
     else:
         os.setxattr(base / "42", "user.fastcopy.fence.disk.0", b"0 2")
-    assert one.refused(wire.Commit(manifest_of("Q").id)).kind == Superseded.kind
+    assert one.refused(messages.Commit(manifest_of("Q").id)).kind == Superseded.kind
     assert one.disk.read_bytes() == content("X")
 
 
@@ -168,7 +168,7 @@ def test_an_unknown_format_is_refused(talk: Talk, base: Path) -> None:
     assert one.clone("A").kind == Refused.kind
     assert os.listdir(base / "42") == []
     end(one)
-    assert talk(create=False, action=2).refused(wire.OpenSource("vmdk")).kind == Refused.kind
+    assert talk(create=False, action=2).refused(messages.OpenSource("vmdk")).kind == Refused.kind
 
 
 # --- larger than the image ---------------------------------------------------------------------------------------
@@ -259,21 +259,21 @@ def directory(base: Path) -> Path:
 
 def test_a_tree_is_read_through_its_link(talk: Talk, directory: Path) -> None:
     one = talk(create=False)
-    assert one.ask(wire.OpenSource("qcow2")) == wire.Source(2 * CHUNK, 2 * CHUNK, 0o640)
-    page = one.ask(wire.Scan(0, 2, CHUNK), wire.Offer)
+    assert one.ask(messages.OpenSource("qcow2")) == messages.Source(2 * CHUNK, 2 * CHUNK, 0o640)
+    page = one.ask(messages.Scan(0, 2, CHUNK), messages.Offer)
     assert page.digests == manifest_of("QB").digests
-    assert one.ask(wire.CloseSource()) == wire.Done()
+    assert one.ask(messages.CloseSource()) == wire.Done()
     assert sorted(os.listdir(directory)) == ["disk.0", "disk.0.snap"]
 
 
 def test_a_flat_disk_as_ssh_leaves_it_is_read(talk: Talk, directory: Path) -> None:
     os.rename(directory / "disk.0.snap" / "2", directory / "disk.0")
     os.rmdir(directory / "disk.0.snap")
-    talk(create=False).ask(wire.OpenSource("qcow2"), wire.Source)
+    talk(create=False).ask(messages.OpenSource("qcow2"), messages.Source)
 
 
 def test_a_tree_is_no_raw_disk(talk: Talk, directory: Path) -> None:
-    assert talk(create=False).refused(wire.OpenSource("raw")).kind == Refused.kind
+    assert talk(create=False).refused(messages.OpenSource("raw")).kind == Refused.kind
 
 
 NOT_READ = {
@@ -308,14 +308,14 @@ def test_what_is_not_read(talk: Talk, directory: Path, reason: str) -> None:
     else:
         active.unlink()
         os.mkfifo(active)
-    failure = talk(create=False).refused(wire.OpenSource("qcow2"))
+    failure = talk(create=False).refused(messages.OpenSource("qcow2"))
     assert failure.kind == Refused.kind and NOT_READ[reason] in failure.text
 
 
 def test_what_was_cut_off_between_two_renames_is_undone_before_it_is_read(talk: Talk, directory: Path) -> None:
     os.rename(directory / "disk.0.snap", directory / aside_name("disk.0"))
     one = talk(create=False)
-    assert one.ask(wire.OpenSource("qcow2"), wire.Source).size == 2 * CHUNK
+    assert one.ask(messages.OpenSource("qcow2"), messages.Source).size == 2 * CHUNK
     assert sorted(os.listdir(directory)) == ["disk.0", "disk.0.snap"]
 
 
@@ -324,7 +324,7 @@ def test_a_full_disk_leaves_nothing(talk: Talk, base: Path) -> None:
     one = talk(files=files)
     one.begin("Q")
     files.failing["allocate"] = errno.ENOSPC
-    failure = one.refused(wire.Offer.make(0, manifest_of("Q").digests, [(0, CHUNK)]))
+    failure = one.refused(messages.Offer.make(0, manifest_of("Q").digests, [(0, CHUNK)]))
     assert failure.kind == NoSpace.kind
     assert os.listdir(base / "42") == []
 

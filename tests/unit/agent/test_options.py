@@ -12,12 +12,12 @@ import pytest
 
 from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file, manifest_of, shape
 from tm_fastcopy.agent.cache import ENTRY_MTIME
-from tm_fastcopy.core import identity, wire
+from tm_fastcopy.core import identity, messages, wire
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.identity import Identity, boot_id
+from tm_fastcopy.core.messages import DEFAULT_OPTIONS
 from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.receipt import Receipt
-from tm_fastcopy.core.wire import DEFAULT_OPTIONS
 
 from .conversation import Conversation
 from .entries import KEY
@@ -55,7 +55,7 @@ def talk(base: Path) -> Iterator[Talk]:
 
 
 def said(published: Any) -> str:
-    assert isinstance(published, wire.Published), published
+    assert isinstance(published, messages.Published), published
     how: str = published.how
     return how
 
@@ -74,7 +74,7 @@ on_both = pytest.mark.parametrize("files", [Sharing(), RecordingFiles(lacking=NO
 def test_a_cache_that_is_switched_off_is_neither_read_nor_filled(talk: Talk, base: Path, files: Files) -> None:
     talk(files).push("AB", key=KEY)
     off = talk(files, enable=False)
-    assert off.clone("AB") == wire.Missing()
+    assert off.clone("AB") == messages.Missing()
     how = said(off.push("AC", key="f" * 32))
     assert off.fetched == "AC", "nor is it a seed"
     assert how == "lanes, past the cache (cache: switched off)"
@@ -202,7 +202,7 @@ def test_verified_before_the_reflink(talk: Talk, base: Path) -> None:
     rot(cached(base, "AB"))
     assert said(talk(Sharing()).clone("AB")) == "cache, reflink", "which is what the scrub is for"
     one = talk(Sharing(), verify="always")
-    assert one.clone("AB") == wire.Missing()
+    assert one.clone("AB") == messages.Missing()
     assert cached(base, "AB", ".bad").exists() and not cached(base, "AB").exists()
     how = said(one.push("AB", key=KEY))
     assert how.startswith("lanes, reflink (cache: image ") and "damaged chunk" in how
@@ -220,7 +220,7 @@ def test_a_damaged_copy_is_quarantined_and_said(talk: Talk, base: Path) -> None:
     talk(copies)
     rot(cached(base, "AB"))
     one = talk(copies)
-    assert one.clone("AB") == wire.Missing() and not one.disk.exists()
+    assert one.clone("AB") == messages.Missing() and not one.disk.exists()
     how = said(one.push("AB", key=KEY))
     assert "damaged chunk" in how and cached(base, "AB", ".bad").exists()
     assert one.disk.read_bytes() == content("AB")
@@ -243,7 +243,7 @@ def test_a_damaged_index_is_said(talk: Talk, base: Path, suffix: str) -> None:
     path.chmod(0o600)
     path.write_bytes(b"rubbish")
     one = talk(Sharing())
-    assert one.clone("AB") == wire.Missing()
+    assert one.clone("AB") == messages.Missing()
     how = said(one.push("AB", key=KEY))
     assert "(cache: " in how and one.disk.read_bytes() == content("AB")
     assert said(talk(Sharing()).clone("AB")) == "cache, reflink"
@@ -274,9 +274,10 @@ def image(tmp_path: Path) -> Path:
     return make_file(tmp_path / "datastores" / "1" / "image", "AB-C")
 
 
-def local_clone(image: Path, **changes: Any) -> wire.CloneLocal:
+def local_clone(image: Path, **changes: Any) -> messages.CloneLocal:
     found = Identity.of(image.stat())
-    message = wire.CloneLocal(boot_id(), str(image.parent), image.name, *found, "", found.size, 0o640, True, "raw", 0)
+    place = boot_id(), str(image.parent), image.name
+    message = messages.CloneLocal(*place, *found, "", found.size, 0o640, True, "raw", 0)
     return dataclasses.replace(message, **changes)
 
 
@@ -284,7 +285,7 @@ def local_clone(image: Path, **changes: Any) -> wire.CloneLocal:
 @pytest.mark.parametrize("size", [4, 6])
 def test_it_is_cloned_where_it_lies(talk: Talk, base: Path, image: Path, files: Files, size: int) -> None:
     one = talk(files)
-    published = one.ask(local_clone(image, size=size * CHUNK, manifest=manifest_of("AB-C").id), wire.Published)
+    published = one.ask(local_clone(image, size=size * CHUNK, manifest=manifest_of("AB-C").id), messages.Published)
     assert said(published).startswith("image on this machine, ")
     receipt = Receipt.decode(published.receipt)
     assert (receipt.manifest, receipt.size) == (manifest_of("AB-C").id, size * CHUNK)
@@ -319,7 +320,7 @@ ANOTHER = {
 @pytest.mark.parametrize("what", ANOTHER)
 def test_another_file_is_not_taken_for_it(talk: Talk, image: Path, what: str) -> None:
     one = talk(Sharing())
-    assert one.ask(local_clone(image, **ANOTHER[what])) == wire.Missing()
+    assert one.ask(local_clone(image, **ANOTHER[what])) == messages.Missing()
     assert not one.disk.exists()
 
 
@@ -332,7 +333,7 @@ def test_no_link_is_followed_to_it(talk: Talk, image: Path, where: str) -> None:
     else:
         (image.parent.parent / "1/sub").symlink_to(image.parent)
         message = dataclasses.replace(message, rest="sub/image")
-    assert talk(Sharing()).ask(message) == wire.Missing()
+    assert talk(Sharing()).ask(message) == messages.Missing()
 
 
 def test_a_machine_that_has_no_boot_id_is_nobodys(talk: Talk, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +341,7 @@ def test_a_machine_that_has_no_boot_id_is_nobodys(talk: Talk, image: Path, monke
     assert boot_id() == ""
     one = talk(Sharing())
     assert one.opened.boot == ""
-    assert one.ask(local_clone(image)) == wire.Missing()
+    assert one.ask(local_clone(image)) == messages.Missing()
 
 
 def test_an_image_that_is_written_meanwhile_gives_no_disk(talk: Talk, image: Path) -> None:
@@ -368,7 +369,7 @@ def test_an_image_on_another_file_system_is_left_to_the_cache(
         message = local_clone(elsewhere, length=elsewhere.stat().st_size, size=CHUNK)
         one = talk()
         half = make_file(one.disk.parent / staging_name(one.disk.name), "X")
-        assert one.ask(message) == wire.Missing()
+        assert one.ask(message) == messages.Missing()
         assert not one.disk.exists() and half.exists(), "what can be resumed stays"
     finally:
         if elsewhere.parent.name == "shm":

@@ -12,7 +12,7 @@ import pytest
 
 from tests.wire_cases import CASES
 from tm_fastcopy.agent.pipe import Pipe
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.errors import LinkLost, ProtocolError
 
 
@@ -49,7 +49,7 @@ def test_messages_go_through(ends: Ends) -> None:
 
 
 def test_a_message_larger_than_a_pipe(ends: Ends) -> None:
-    large = wire.Put(0, wire.MAX_CHUNK, 0, bytes(wire.MAX_CHUNK))
+    large = messages.Put(0, wire.MAX_CHUNK, 0, bytes(wire.MAX_CHUNK))
     thread = threading.Thread(target=ends.pipe.send, args=(large,))
     thread.start()
     assert ends.pipe.receive(idle=60.0) == large
@@ -63,7 +63,7 @@ def test_an_orderly_end(ends: Ends) -> None:
 
 @pytest.mark.parametrize("sent", [1, 7, 8, 20])
 def test_an_end_in_the_middle(ends: Ends, sent: int) -> None:
-    os.write(ends.write, wire.encode(wire.Stored(1))[:sent])
+    os.write(ends.write, wire.encode(messages.Stored(1))[:sent])
     ends.hang_up()
     with pytest.raises(LinkLost, match="in the middle"):
         ends.pipe.receive()

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.agent.conversation import Conversation
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.files import Files
 
 
@@ -20,7 +20,7 @@ def remove(base: Path, name: str = "", vm: int = 42, action: int = 2) -> Any:
     door = LaneDoor()
     session = Session(Files(), lambda: True, door)
     try:
-        return session.handle(wire.Remove(str(base), vm, name, 0, action))
+        return session.handle(messages.Remove(str(base), vm, name, 0, action))
     finally:
         session.end()
         door.remove()
@@ -104,7 +104,7 @@ def test_an_older_clone_does_not_make_a_removed_directory_anew(base: Path) -> No
     late.end()
     assert not (base / "42").exists()
     newer = Conversation(base, action=6)
-    assert isinstance(newer.opened, wire.Opened)
+    assert isinstance(newer.opened, messages.Opened)
     newer.end()
 
 
@@ -122,6 +122,6 @@ def test_a_clone_that_still_runs_is_told_to_stop(base: Path, name: str) -> None:
     clone.begin("AB")
     # The removal claims the disk and then waits for the guard, which the clone holds.
     os.setxattr(base / "42", f"user.fastcopy.fence.{name or 'all'}", b"0 2")
-    assert clone.refused(wire.Offer.make(0, bytes(64), [])).kind == "superseded"
+    assert clone.refused(messages.Offer.make(0, bytes(64), [])).kind == "superseded"
     clone.end()
     assert remove(base, name) == wire.Done()

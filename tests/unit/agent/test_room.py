@@ -20,8 +20,8 @@ from tm_fastcopy.agent.cache import Cache
 from tm_fastcopy.agent.lease import EXPIRY, Lease
 from tm_fastcopy.agent.room import fit, make_room, sweep
 from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.messages import DEFAULT_OPTIONS
 from tm_fastcopy.core.publish import staging_name
-from tm_fastcopy.core.wire import DEFAULT_OPTIONS
 
 from .entries import add
 

@@ -14,9 +14,9 @@ from tests.support import CHUNK, manifest_of
 from tm_fastcopy.agent import scrub
 from tm_fastcopy.agent.cache import Cache
 from tm_fastcopy.agent.scrub import STATE, TURN, Scrubber, last_scrubs
+from tm_fastcopy.core.cache_messages import Scrubbed
 from tm_fastcopy.core.errors import Refused
 from tm_fastcopy.core.files import Files
-from tm_fastcopy.core.wire import Scrubbed
 
 from .entries import add
 

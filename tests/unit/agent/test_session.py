@@ -13,7 +13,7 @@ from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file,
 from tm_fastcopy.agent import intake
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.errors import BadChunk, NoSpace, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
@@ -46,7 +46,7 @@ def end(one: Conversation) -> None:
 
 
 def receipt(published: Any) -> Receipt:
-    assert isinstance(published, wire.Published), published
+    assert isinstance(published, messages.Published), published
     return Receipt.decode(published.receipt)
 
 
@@ -56,8 +56,8 @@ def receipt(published: Any) -> Receipt:
 @pytest.mark.parametrize(("letters", "size"), [("AB-A", -1), ("A", 1), ("--", -1), ("", -1), ("AB", CHUNK + 1)])
 def test_a_cold_clone(talk: Talk, letters: str, size: int) -> None:
     one = talk()
-    assert isinstance(one.opened, wire.Opened)
-    assert one.clone(letters, size) == wire.Missing()
+    assert isinstance(one.opened, messages.Opened)
+    assert one.clone(letters, size) == messages.Missing()
     proof = receipt(one.push(letters, size))
     assert one.disk.read_bytes() == content(letters, size)
     assert shape(one.disk) == "".join("-" if letter == "-" else "#" for letter in letters)
@@ -81,13 +81,13 @@ def test_what_was_sent_once_is_a_warm_clone(talk: Talk) -> None:
 
 def test_a_source_is_recognized_by_its_key(talk: Talk) -> None:
     first = talk()
-    assert first.begin("AB", key=KEY) == wire.Begun("lead", "")
+    assert first.begin("AB", key=KEY) == messages.Begun("lead", "")
     end(first)
     second = talk(action=2)
     second.push("AB", key=KEY)
     end(second)
     third = talk(action=3)
-    assert third.begin("AB", key=KEY) == wire.Begun("ready", manifest_of("AB").id)
+    assert third.begin("AB", key=KEY) == messages.Begun("ready", manifest_of("AB").id)
 
 
 def test_a_new_version_costs_only_what_changed(talk: Talk) -> None:
@@ -125,8 +125,8 @@ def test_a_cached_image_that_was_written_to_makes_no_disk(
     spoil(first, "AB", quietly)
     second = talk(name="disk.1", action=2)
     answer = second.clone("AB")
-    if answer == wire.Missing():
-        assert not second.disk.exists() and second.begin("AB", key=KEY) == wire.Begun("lead", "")
+    if answer == messages.Missing():
+        assert not second.disk.exists() and second.begin("AB", key=KEY) == messages.Begun("lead", "")
     else:
         assert quietly and sharing and "reflink" in answer.how
 
@@ -148,9 +148,9 @@ def test_one_image_to_two_vms_at_once_is_one_transfer(talk: Talk) -> None:
     assert second.begin("AB", key=KEY).state == "wait"
     first.offer("AB")
     lane = first.lane()
-    assert [lane.put("AB", index) for index in (0, 1)] == [wire.Stored(0), wire.Stored(1)]
+    assert [lane.put("AB", index) for index in (0, 1)] == [messages.Stored(0), messages.Stored(1)]
     lane.close()
-    receipt(first.ask(wire.Commit(manifest_of("AB").id)))
+    receipt(first.ask(messages.Commit(manifest_of("AB").id)))
     end(first)
     assert second.begin("AB", key=KEY).state == "ready"
     assert second.clone("AB").how.startswith("cache")
@@ -195,7 +195,7 @@ def test_it_goes_on_where_it_was_cut_off(talk: Talk) -> None:
     first.begin("ABC")
     first.offer("ABC")
     lane = first.lane()
-    assert lane.put("ABC", 1) == wire.Stored(1)
+    assert lane.put("ABC", 1) == messages.Stored(1)
     lane.close()
     end(first)
     second = talk(action=2)
@@ -210,7 +210,7 @@ def test_an_old_disk_stays_until_the_new_one_is_whole(talk: Talk, base: Path) ->
     one = talk()
     one.begin("AB")
     one.offer("AB")
-    failure = one.refused(wire.Commit(manifest_of("AB").id))
+    failure = one.refused(messages.Commit(manifest_of("AB").id))
     assert failure.kind == BadChunk.kind and "2 chunks" in failure.text
     assert one.disk.read_bytes() == content("X")
 
@@ -219,7 +219,7 @@ def test_what_was_not_announced_is_not_published(talk: Talk) -> None:
     one = talk()
     one.begin("-")
     one.offer("-")
-    assert one.refused(wire.Commit(manifest_of("A").id)).kind == BadChunk.kind
+    assert one.refused(messages.Commit(manifest_of("A").id)).kind == BadChunk.kind
     assert not one.disk.exists()
 
 
@@ -230,10 +230,10 @@ def test_a_bad_chunk_is_refused_and_can_be_sent_again(talk: Talk) -> None:
     lane = one.lane()
     answer = lane.put("BB", 0)
     assert isinstance(answer, wire.Failure) and answer.kind == BadChunk.kind
-    assert lane.put("AB", 0) == wire.Stored(0)
-    assert lane.put("AB", 1) == wire.Stored(1)
+    assert lane.put("AB", 0) == messages.Stored(0)
+    assert lane.put("AB", 1) == messages.Stored(1)
     lane.close()
-    receipt(one.ask(wire.Commit(manifest_of("AB").id)))
+    receipt(one.ask(messages.Commit(manifest_of("AB").id)))
 
 
 def test_a_lane_cannot_write_after_the_commit(talk: Talk) -> None:
@@ -241,8 +241,8 @@ def test_a_lane_cannot_write_after_the_commit(talk: Talk) -> None:
     one.begin("A")
     one.offer("A")
     lane = one.lane()
-    assert lane.put("A", 0) == wire.Stored(0)
-    receipt(one.ask(wire.Commit(manifest_of("A").id)))
+    assert lane.put("A", 0) == messages.Stored(0)
+    receipt(one.ask(messages.Commit(manifest_of("A").id)))
     assert lane.process.wait(60) is not None
     lane.close()
 
@@ -262,7 +262,7 @@ def test_nothing_is_published_for_a_front_end_that_is_gone(talk: Talk) -> None:
     one.begin("-")
     one.offer("-")
     one.alive = False
-    one.refused(wire.Commit(manifest_of("-").id))
+    one.refused(messages.Commit(manifest_of("-").id))
     assert not one.disk.exists()
 
 
@@ -326,7 +326,7 @@ def test_a_full_disk_while_it_is_assembled(talk: Talk, base: Path, sharing: bool
     one.begin("A")
     files.failing["allocate"] = errno.ENOSPC
     manifest = manifest_of("A")
-    failure = one.refused(wire.Offer.make(0, manifest.digests, [(0, CHUNK)]))
+    failure = one.refused(messages.Offer.make(0, manifest.digests, [(0, CHUNK)]))
     assert failure.kind == NoSpace.kind and "make room" in failure.text
     assert os.listdir(base / "42") == []
 
@@ -343,20 +343,20 @@ def reading(talk: Talk, base: Path) -> Conversation:
 
 
 def test_a_disk_is_described(reading: Conversation) -> None:
-    assert reading.ask(wire.OpenSource("raw")) == wire.Source(4 * CHUNK, 3 * CHUNK, 0o600)
+    assert reading.ask(messages.OpenSource("raw")) == messages.Source(4 * CHUNK, 3 * CHUNK, 0o600)
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 4), (0, 1), (1, 2), (3, 1), (1, 3)])
 def test_a_disk_is_scanned(reading: Conversation, first: int, count: int) -> None:
-    reading.ask(wire.OpenSource("raw"), wire.Source)
-    page = reading.ask(wire.Scan(first, count, CHUNK), wire.Offer)
+    reading.ask(messages.OpenSource("raw"), messages.Source)
+    page = reading.ask(messages.Scan(first, count, CHUNK), messages.Offer)
     assert (page.first, page.count) == (first, count)
     assert page.digests == manifest_of("AB-C").digests[32 * first : 32 * (first + count)]
 
 
 def test_a_scan_names_the_runs_of_data(reading: Conversation) -> None:
-    reading.ask(wire.OpenSource("raw"), wire.Source)
-    runs = reading.ask(wire.Scan(0, 4, CHUNK), wire.Offer).runs
+    reading.ask(messages.OpenSource("raw"), messages.Source)
+    runs = reading.ask(messages.Scan(0, 4, CHUNK), messages.Offer).runs
     assert sum(length for _, length in runs) == 3 * CHUNK
     assert all(offset + length <= 2 * CHUNK or offset >= 3 * CHUNK for offset, length in runs)
 
@@ -375,37 +375,37 @@ def test_a_scan_names_the_runs_of_data(reading: Conversation) -> None:
     ],
 )
 def test_a_page_that_is_none_is_refused(reading: Conversation, first: int, count: int, chunk: int) -> None:
-    reading.ask(wire.OpenSource("raw"), wire.Source)
-    reading.refused(wire.Scan(first, count, chunk))
+    reading.ask(messages.OpenSource("raw"), messages.Source)
+    reading.refused(messages.Scan(first, count, chunk))
 
 
 def test_chunks_are_fetched_over_a_lane(reading: Conversation) -> None:
-    reading.ask(wire.OpenSource("raw"), wire.Source)
+    reading.ask(messages.OpenSource("raw"), messages.Source)
     lane = reading.lane()
     assert lane.joined == wire.Done()
     for index in range(4):
-        answer = lane.ask(wire.Get(index, CHUNK, CHUNK, True))
-        assert isinstance(answer, wire.Put)
+        answer = lane.ask(messages.Get(index, CHUNK, CHUNK, True))
+        assert isinstance(answer, messages.Put)
         assert answer.index == index
     wrong_sizes = [(4, CHUNK, CHUNK), (0, CHUNK, 1 << 40), (0, 1 << 40, 1)]
-    for wrong in (*(wire.Get(*sizes, True) for sizes in wrong_sizes), wire.Done()):
+    for wrong in (*(messages.Get(*sizes, True) for sizes in wrong_sizes), wire.Done()):
         assert isinstance(lane.ask(wrong), wire.Failure)
     assert isinstance(lane.put("A", 0), wire.Failure)
     lane.close()
-    assert reading.ask(wire.CloseSource()) == wire.Done()
+    assert reading.ask(messages.CloseSource()) == wire.Done()
 
 
 def test_a_disk_that_is_written_while_it_is_read_is_an_error(reading: Conversation) -> None:
-    reading.ask(wire.OpenSource("raw"), wire.Source)
+    reading.ask(messages.OpenSource("raw"), messages.Source)
     with open(reading.disk, "r+b") as file:
         file.truncate(5 * CHUNK)
-    failure = reading.refused(wire.CloseSource())
+    failure = reading.refused(messages.CloseSource())
     assert failure.kind == SourceChanged.kind and str(reading.disk) in failure.text
 
 
 def test_there_must_be_a_disk(talk: Talk, base: Path) -> None:
     (base / "42").mkdir()
-    assert "there is no" in talk(create=False).refused(wire.OpenSource("raw")).text
+    assert "there is no" in talk(create=False).refused(messages.OpenSource("raw")).text
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
@@ -418,21 +418,21 @@ def test_only_a_plain_file_is_a_disk(talk: Talk, base: Path, tmp_path: Path, kin
         disk.mkdir()
     else:
         os.mkfifo(disk)
-    assert talk(create=False).refused(wire.OpenSource("raw")).kind == Refused.kind
+    assert talk(create=False).refused(messages.OpenSource("raw")).kind == Refused.kind
 
 
 # --- out of turn -------------------------------------------------------------------------------------------------
 
 OUT_OF_TURN = [
-    wire.Open("/", 1, "disk.0", 0, 0, False, "x"),
-    wire.Commit("ab" * 32),
-    wire.Offer.make(0, bytes(32), []),
-    wire.Scan(0, 1, CHUNK),
-    wire.Put(0, CHUNK, 0, b"A"),
-    wire.Get(0, CHUNK, CHUNK, True),
-    wire.CloseSource(),
-    wire.Stored(1),
-    wire.Join("", ""),
+    messages.Open("/", 1, "disk.0", 0, 0, False, "x"),
+    messages.Commit("ab" * 32),
+    messages.Offer.make(0, bytes(32), []),
+    messages.Scan(0, 1, CHUNK),
+    messages.Put(0, CHUNK, 0, b"A"),
+    messages.Get(0, CHUNK, CHUNK, True),
+    messages.CloseSource(),
+    messages.Stored(1),
+    messages.Join("", ""),
     wire.Done(),
 ]
 
@@ -455,14 +455,14 @@ def test_nothing_comes_before_open(message: Any) -> None:
 
 
 def test_a_disk_that_is_read_cannot_be_written(reading: Conversation) -> None:
-    assert "not opened for writing" in reading.refused(wire.CloneEntry("ab" * 32, 1, 0o600, True, "raw", 0)).text
+    assert "not opened for writing" in reading.refused(messages.CloneEntry("ab" * 32, 1, 0o600, True, "raw", 0)).text
     assert isinstance(reading.begin("A"), wire.Failure)
 
 
 def test_an_offer_beyond_the_end_is_refused(talk: Talk) -> None:
     one = talk()
     one.begin("AB")
-    assert one.refused(wire.Offer.make(1, bytes(64), [])).kind == "protocol"
+    assert one.refused(messages.Offer.make(1, bytes(64), [])).kind == "protocol"
 
 
 @pytest.mark.parametrize(("size", "chunk"), [(1 << 62, CHUNK), (CHUNK, 1), (CHUNK, 1 << 40)])
@@ -470,7 +470,7 @@ def test_a_file_that_is_too_large_is_refused_before_anything_is_made(
     talk: Talk, base: Path, size: int, chunk: int
 ) -> None:
     one = talk()
-    assert one.refused(wire.Begin("", size, 0, chunk, size, 0o600, True, "raw", 0)).kind == Refused.kind
+    assert one.refused(messages.Begin("", size, 0, chunk, size, 0o600, True, "raw", 0)).kind == Refused.kind
     assert os.listdir(base / "42") == []
 
 

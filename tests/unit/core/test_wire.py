@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wire_cases import CASES
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError
 from tm_fastcopy.core.wire import Decoder, Message
 
@@ -87,14 +87,14 @@ def test_the_bounds_themselves_are_allowed() -> None:
 
 def test_what_is_too_large_cannot_be_sent() -> None:
     with pytest.raises(ProtocolError, match="too large"):
-        wire.encode(wire.Put(0, 1, 0, bytes(wire.MAX_BLOB + 1)))
+        wire.encode(messages.Put(0, 1, 0, bytes(wire.MAX_BLOB + 1)))
     with pytest.raises(ProtocolError, match="too large"):
         wire.encode(wire.Failure("give-up", "x" * wire.MAX_HEADER))
 
 
 def test_the_largest_chunk_and_the_largest_page_can_be_sent() -> None:
-    put = wire.Put(0, wire.MAX_CHUNK, 0, bytes(wire.MAX_CHUNK))
-    page = wire.Offer.make(0, bytes(32 * wire.PAGE_CHUNKS), [(2 * i, 1) for i in range(wire.MAX_RUNS)])
+    put = messages.Put(0, wire.MAX_CHUNK, 0, bytes(wire.MAX_CHUNK))
+    page = messages.Offer.make(0, bytes(32 * messages.PAGE_CHUNKS), [(2 * i, 1) for i in range(messages.MAX_RUNS)])
     assert feed(Decoder(), wire.encode(put), wire.encode(page)) == [put, page]
 
 
@@ -141,7 +141,7 @@ STORED = {"m": "Stored", "index": 1}
         {"m": "Opened", "reflink": 1, "socket": "", "token": ""},
         {"m": "Wants", "extra": 1},
         {"m": "Offer", "first": 0, "count": 1},
-        {"m": "Offer", "first": 0, "count": wire.PAGE_CHUNKS + 1},
+        {"m": "Offer", "first": 0, "count": messages.PAGE_CHUNKS + 1},
     ],
     ids=lambda header: repr(header)[:40],
 )
@@ -151,7 +151,7 @@ def test_what_is_no_message_is_refused(header: Any) -> None:
 
 
 def test_data_where_none_belongs_is_refused() -> None:
-    assert feed(Decoder(), frame(STORED)) == [wire.Stored(1)]
+    assert feed(Decoder(), frame(STORED)) == [messages.Stored(1)]
     with pytest.raises(ProtocolError, match="carries no data"):
         feed(Decoder(), frame(STORED, b"x"))
 
@@ -164,22 +164,22 @@ def test_a_page_whose_length_does_not_fit_its_count_is_refused(blob: bytes) -> N
 
 def test_a_message_cannot_be_made_wrong_either() -> None:
     with pytest.raises(ProtocolError):
-        wire.Stored(-1)
+        messages.Stored(-1)
     with pytest.raises(ProtocolError):
-        wire.Commit(b"bytes")  # type: ignore[arg-type]
+        messages.Commit(b"bytes")  # type: ignore[arg-type]
 
 
 def test_a_page_with_too_many_runs_loses_only_sparseness() -> None:
-    page = wire.Offer.make(0, bytes(32), [(4096 * i, 1) for i in range(wire.MAX_RUNS + 1)])
-    assert page.runs == [(0, 4096 * wire.MAX_RUNS + 1)]
+    page = messages.Offer.make(0, bytes(32), [(4096 * i, 1) for i in range(messages.MAX_RUNS + 1)])
+    assert page.runs == [(0, 4096 * messages.MAX_RUNS + 1)]
 
 
 def test_expect() -> None:
-    assert wire.expect(wire.Stored(1), wire.Stored) == wire.Stored(1)
+    assert wire.expect(messages.Stored(1), messages.Stored) == messages.Stored(1)
     with pytest.raises(ProtocolError, match="sent Done where Stored was expected"):
-        wire.expect(wire.Done(), wire.Stored)
+        wire.expect(wire.Done(), messages.Stored)
     with pytest.raises(NoSpace, match=r"^full$"):
-        wire.expect(wire.Failure.of(NoSpace("full")), wire.Stored)
+        wire.expect(wire.Failure.of(NoSpace("full")), messages.Stored)
     with pytest.raises(BadChunk):
         raise wire.Failure("refetch", "x").error()
 

@@ -7,7 +7,7 @@ from typing import Any, Awaitable, Callable, Dict, List, Optional
 
 import pytest
 
-from tm_fastcopy.core import wire
+from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.errors import LinkLost, NoSpace, Superseded
 from tm_fastcopy.frontend import agents
 from tm_fastcopy.frontend.agents import Agent, AgentPool
@@ -20,8 +20,8 @@ def obliging(message: wire.Message) -> Optional[wire.Message]:
     """Answers as an agent that has nothing to complain about."""
     if isinstance(message, wire.Ping):
         return wire.Pong()
-    if isinstance(message, wire.Get):
-        return wire.Put(message.index, 1, 0, b"x")
+    if isinstance(message, messages.Get):
+        return messages.Put(message.index, 1, 0, b"x")
     return wire.Done()
 
 
@@ -75,8 +75,8 @@ def agent(answer: Answer = obliging) -> tuple[Agent, FakeLink]:
 def test_answers_come_to_who_asked_in_order() -> None:
     async def scene() -> None:
         one, link = agent()
-        assert await one.ask(wire.OpenSource("raw"), wire.Done) == wire.Done()
-        answers = await one.ask_all([wire.Get(i, 1, 1, True) for i in range(100)])
+        assert await one.ask(messages.OpenSource("raw"), wire.Done) == wire.Done()
+        answers = await one.ask_all([messages.Get(i, 1, 1, True) for i in range(100)])
         assert [answer.index for answer in answers] == list(range(100))  # type: ignore[attr-defined]
         await one.end()
         assert link.closed
@@ -86,10 +86,11 @@ def test_answers_come_to_who_asked_in_order() -> None:
 
 def test_a_failure_is_raised_and_the_next_question_answered() -> None:
     async def scene() -> None:
-        one, _ = agent(lambda m: wire.Failure("no-space", "full") if isinstance(m, wire.OpenSource) else obliging(m))
+        full = wire.Failure("no-space", "full")
+        one, _ = agent(lambda m: full if isinstance(m, messages.OpenSource) else obliging(m))
         with pytest.raises(NoSpace, match="full"):
-            await one.ask(wire.OpenSource("raw"), wire.Source)
-        assert await one.ask(wire.CloseSource(), wire.Done) == wire.Done()
+            await one.ask(messages.OpenSource("raw"), messages.Source)
+        assert await one.ask(messages.CloseSource(), wire.Done) == wire.Done()
         await one.end()
 
     play(scene)
@@ -98,10 +99,10 @@ def test_a_failure_is_raised_and_the_next_question_answered() -> None:
 def test_an_end_of_the_connection_fails_what_was_asked_and_what_is_asked() -> None:
     async def scene() -> None:
         one, link = agent(lambda _: None)
-        asked = asyncio.ensure_future(one.ask(wire.OpenSource("raw"), wire.Source))
+        asked = asyncio.ensure_future(one.ask(messages.OpenSource("raw"), messages.Source))
         await asyncio.sleep(0)
         await link.close()
-        for question in (asked, one.ask(wire.OpenSource("raw"), wire.Source)):
+        for question in (asked, one.ask(messages.OpenSource("raw"), messages.Source)):
             with pytest.raises(LinkLost, match="the connection to host1 broke: killed; repeat the action"):
                 await question
         assert one.broken.done()
@@ -126,7 +127,7 @@ def test_pongs_are_no_answers_and_keep_an_agent_alive(monkeypatch: pytest.Monkey
 
     async def scene() -> None:
         one, link = agent(lambda m: wire.Pong() if isinstance(m, wire.Ping) else None)
-        asked = asyncio.ensure_future(one.ask(wire.OpenSource("raw"), wire.Done))
+        asked = asyncio.ensure_future(one.ask(messages.OpenSource("raw"), wire.Done))
         await asyncio.sleep(1.0)
         assert not asked.done()
         link.say(wire.Done())
@@ -143,7 +144,7 @@ def test_an_agent_that_is_stopped_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     async def scene() -> None:
         one, _ = agent(lambda _: None)
         with pytest.raises(LinkLost, match="host1 has not answered"):
-            await one.ask(wire.OpenSource("raw"), wire.Done)
+            await one.ask(messages.OpenSource("raw"), wire.Done)
         await one.end()
 
     play(scene)
@@ -152,14 +153,14 @@ def test_an_agent_that_is_stopped_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 def test_a_cancelled_question_does_not_shift_the_answers() -> None:
     async def scene() -> None:
         one, link = agent(lambda _: None)
-        asked = asyncio.ensure_future(one.ask(wire.Get(1, 1, 1, True), wire.Put))
+        asked = asyncio.ensure_future(one.ask(messages.Get(1, 1, 1, True), messages.Put))
         await asyncio.sleep(0.01)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
-        second = asyncio.ensure_future(one.ask(wire.Get(2, 1, 1, True), wire.Put))
+        second = asyncio.ensure_future(one.ask(messages.Get(2, 1, 1, True), messages.Put))
         await asyncio.sleep(0.01)
         for index in (1, 2):
-            link.say(wire.Put(index, 1, 0, b"x"))
+            link.say(messages.Put(index, 1, 0, b"x"))
         assert (await second).index == 2
         await one.end()
 
@@ -197,7 +198,7 @@ def test_an_agent_is_kept_and_told_to_leave(monkeypatch: pytest.MonkeyPatch) -> 
         again = await pool.take("host1")
         assert again is first and again.used
         (link,) = dials.links["host1"]
-        assert [m for m in link.heard if not isinstance(m, wire.Ping)] == [wire.Leave()]
+        assert [m for m in link.heard if not isinstance(m, wire.Ping)] == [messages.Leave()]
         other = await pool.take("host1")
         assert other is not first
         for one in (again, other):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tm_fastcopy.core.wire import DEFAULT_OPTIONS, CacheOptions
+from tm_fastcopy.core.messages import DEFAULT_OPTIONS, CacheOptions
 from tm_fastcopy.frontend.cache_options import cache_options
 from tm_fastcopy.frontend.settings import Settings
 

@@ -9,8 +9,8 @@ from typing import Any, AsyncIterator, Dict, List, Tuple
 
 import pytest
 
+from tm_fastcopy.core.cache_messages import EntryRow, Scrubbed
 from tm_fastcopy.core.errors import LinkLost
-from tm_fastcopy.core.wire import EntryRow, Scrubbed
 from tm_fastcopy.frontend import caretaker as module
 from tm_fastcopy.frontend.caretaker import EVERY, Caretaker
 

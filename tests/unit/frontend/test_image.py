@@ -13,7 +13,7 @@ from tests.support import CHUNK, RecordingFiles, content, make_file, manifest_of
 from tm_fastcopy.core.errors import FastcopyError, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.identity import SETTLED_NS
-from tm_fastcopy.core.wire import PAGE_CHUNKS
+from tm_fastcopy.core.messages import PAGE_CHUNKS
 from tm_fastcopy.frontend import image as module
 from tm_fastcopy.frontend.image import Image, ManifestStore
 
