@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.support import RecordingFiles, qemu_img
+from tests.unit.agent.conversation import Conversation
 from tm_fastcopy.agent import session
 from tm_fastcopy.agent import volatile as module
 from tm_fastcopy.core import messages, wire
@@ -19,12 +20,18 @@ from tm_fastcopy.core.errors import NoSpace, ProtocolError, Refused
 from tm_fastcopy.core.receipt import Receipt
 from tm_fastcopy.core.volatile_messages import MakeDisk
 
-from .conversation import Conversation
-
 MIB = 1 << 20
 Talk = Callable[..., Conversation]
 Kind = namedtuple("Kind", "format fs")
 KINDS = [Kind(format, fs) for format in ("raw", "qcow2") for fs in ("", "ext4", "swap")][:-1]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The system datastore 100, empty."""
+    made = tmp_path / "datastores" / "100"
+    made.mkdir(parents=True)
+    return made
 
 
 @pytest.fixture
@@ -187,7 +194,7 @@ def test_cached_images_make_room(talk: Talk, monkeypatch: pytest.MonkeyPatch) ->
 
     assert images() == 1
     monkeypatch.setattr("tm_fastcopy.core.files.free_bytes", lambda fd: 5 * MIB)
-    monkeypatch.setattr("tm_fastcopy.agent.room.free_bytes", lambda fd: 5 * MIB if images() else 900 * MIB)
+    monkeypatch.setattr("tm_fastcopy.agent.room.free_bytes", lambda fd: 100 * MIB - 65536 if images() else 900 * MIB)
     one.ask(wanted(100 * MIB, sparse=False), messages.Published)
     assert images() == 0
 

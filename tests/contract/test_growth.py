@@ -12,16 +12,23 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.support import RecordingFiles, qcow2_header, qemu_img
+from tests.unit.agent.conversation import Conversation
 from tm_fastcopy.agent import qemu_img as program
 from tm_fastcopy.agent import session
 from tm_fastcopy.core.errors import NoSpace, ProtocolError, Refused
 from tm_fastcopy.core.volatile_messages import GrowDisk, Grown
 
-from .conversation import Conversation
-
 MIB = 1 << 20
 OLD = b"disk" * (MIB // 4)
 Talk = Callable[..., Conversation]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The system datastore 100, empty."""
+    made = tmp_path / "datastores" / "100"
+    made.mkdir(parents=True)
+    return made
 
 
 @pytest.fixture
