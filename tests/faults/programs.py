@@ -4,7 +4,7 @@ A spec is a plain dictionary, handed from the test to the front-end's process an
 
     action, argv, one_location, base, images, disk   what the action is called with, and what oned would say
     lanes, chunk                                     number of lanes, chunk size in bytes
-    format                                           of the disk, as oned says
+    format, fs, sparse                               of the disk, as oned says
     log, plan, lacking                               what `RecordingFiles` does
     mutant                                           the name of a deliberate breakage
     link                                             what `Faulty` does, and to which links
@@ -163,8 +163,9 @@ class _Oned:
         self._spec = spec
 
     def vm(self, vm_id: int) -> Vm:
-        disk = Disk(0, *self._spec["disk"], self._spec["format"], self._spec.get("sparse", True))
-        return Vm(vm_id, self._spec.get("seq", 0), {0: disk})
+        spec = self._spec
+        disk = Disk(0, *spec["disk"], spec["format"], spec.get("sparse", True), spec.get("fs", ""))
+        return Vm(vm_id, spec.get("seq", 0), {} if spec["action"] == "context" else {0: disk})
 
     def datastores(self) -> Dict[int, Datastore]:
         return {

@@ -33,6 +33,8 @@ from .scenarios import (
     CLONE_TREE_RESUMED,
     CLONE_TREE_WARM,
     CLONE_WARM,
+    MKIMAGE_QCOW2,
+    MKSWAP,
     MVDS,
     MVDS_FLAT,
     MVDS_READ_ONLY,
@@ -48,7 +50,10 @@ pytestmark = pytest.mark.root
 
 # A larger disk differs by a truncate, permissions are no matter of power, and the rest is walked with raw disks or with
 # a tree that has one more difference: the kills walk them.
-_NOT_CUT = (CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT)
+_NOT_CUT = (
+    CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT,
+    MKIMAGE_QCOW2, MKSWAP,
+)  # fmt: skip
 CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.
 _TREES = [scenario for scenario in CUT if scenario.format == "qcow2"]

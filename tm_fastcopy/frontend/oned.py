@@ -25,13 +25,14 @@ _ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # no name that a driver looks 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a VM; sizes in MiB, None where oned gives none."""
+    """A disk of a VM; sizes in MiB, None where oned gives none; *fs* is the file system of a volatile one, or ""."""
 
     id: int
     size: Optional[int]
     original_size: Optional[int]
     format: str
     sparse: bool
+    fs: str = ""
 
 
 class NoAnswer(FastcopyError):
@@ -52,11 +53,12 @@ def check_format(disk: Disk) -> str:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM; *seq* is the number of its last history record."""
+    """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it."""
 
     id: int
     seq: int
     disks: Mapping[int, Disk]
+    lcm_state: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class Oned:
         root = self.ask("one.vm.info", vm_id, False)
         records = [_int(item.findtext("SEQ")) or 0 for item in root.iterfind("HISTORY_RECORDS/HISTORY")]
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
-        return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks})
+        state = _int(root.findtext("LCM_STATE")) or 0
+        return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks}, state)
 
     def datastores(self) -> Dict[int, Datastore]:
         """All datastores by id."""
@@ -169,6 +172,7 @@ def _disk(item: ElementTree.Element) -> Disk:
         _int(item.findtext("ORIGINAL_SIZE")),
         (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
         (item.findtext("SPARSE") or "YES").upper() != "NO",
+        item.findtext("FS") or "",
     )
 
 
