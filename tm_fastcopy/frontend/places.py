@@ -28,6 +28,11 @@ class Places:
         """The virtual environment by the name that everybody uses: a link, which an upgrade replaces."""
         return self.wheels.parent / "venv"
 
+    @property
+    def remotes(self) -> Path:
+        """OpenNebula's drivers."""
+        return self.state.parent / "remotes"
+
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
         """The places that belong to the environment of a call."""
