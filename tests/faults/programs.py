@@ -21,6 +21,7 @@ import platform
 import socket
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
@@ -165,6 +166,17 @@ class _Oned:
     def vm(self, vm_id: int) -> Vm:
         disk = Disk(0, *self._spec["disk"], self._spec["format"], self._spec.get("sparse", True))
         return Vm(vm_id, self._spec.get("seq", 0), {0: disk})
+
+    def ask(self, method: str, *arguments: Any) -> ElementTree.Element:
+        """The documents that a restore asks for."""
+        vm = int(Path(self._spec["argv"][0]).name)
+        return ElementTree.fromstring(
+            {
+                "one.vm.info": f"<VM><ID>{vm}</ID></VM>",
+                "one.image.info": f"<IMAGE><VMS><ID>{vm}</ID></VMS><DATASTORE_ID>9</DATASTORE_ID></IMAGE>",
+                "one.datastore.info": "<DATASTORE><DS_MAD>fake</DS_MAD></DATASTORE>",
+            }[method]
+        )
 
     def datastores(self) -> Dict[int, Datastore]:
         return {

@@ -5,8 +5,12 @@ Layouts are in one character a chunk, see `site.content`.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
+
+from tests.support import qemu_img
 
 from .arrows import Arrow
 from .site import CHUNK, Site, content, write_image
@@ -93,6 +97,24 @@ def _used_flat(site: Site, run: Run) -> None:
     site.put_disk(VM, QCOW2_USED)
 
 
+def _restorable(site: Site, run: Run) -> None:
+    """The VM has a disk with snapshots, and OpenNebula's datastore driver has a backup of it."""
+    _over_tree(site, run)
+    backup, store = site.one / "backup", site.one / "var/remotes/datastore"
+    (store / "fake").mkdir(parents=True)
+    raw = Path(f"{backup}.raw")
+    write_image(raw, OLD)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, backup)
+    raw.unlink()
+    _program(store / "fake/ls", """echo '{"0": "fake://disk"}'""")
+    _program(store / "downloader.sh", f"cat {shlex.quote(str(backup))}")
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One action from one state.
@@ -115,10 +137,19 @@ class Scenario:
     in_tree: bool = False
     inline: int = 0
 
+    @property
+    def makes_a_disk(self) -> bool:
+        """Whether what it changes is the disk, and not the image."""
+        return self.action != "mvds"
+
     def spec(self, site: Site) -> Spec:
         """What the processes need to know of it."""
         source, disk = f"fe:{site.image}", f"host:{site.disk(VM)}"
-        argv = [source, disk, str(VM), "0"] if self.action == "clone" else [disk, source, str(VM), "1"]
+        argv = {
+            "clone": [source, disk, str(VM), "0"],
+            "mvds": [disk, source, str(VM), "1"],
+            "restore": [f"host:{site.base}/{VM}", str(VM), "5", "-1", "-1"],
+        }[self.action]
         return {
             "action": self.action,
             "argv": argv,
@@ -182,6 +213,8 @@ MVDS_INLINE = Scenario("mvds without lanes", "mvds", OLD, content(NEW), _used_an
 MVDS_INTO_TREE = Scenario(
     "mvds qcow2 into a tree", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2", in_tree=True
 )
+CLONE_RAW_OVER_TREE = Scenario("clone over a tree", "clone", OLD, content(OLD), _over_tree, arrows=_TREES)
+RESTORE = Scenario("restore", "restore", "", content(OLD), _restorable, arrows=_TREES)
 
 SCENARIOS = [
     CLONE_COLD,
@@ -206,4 +239,6 @@ SCENARIOS = [
     MVDS_INTO_TREE,
     CLONE_INLINE,
     MVDS_INLINE,
+    CLONE_RAW_OVER_TREE,
+    RESTORE,
 ]

@@ -93,6 +93,17 @@ def test_what_stood_there_is_replaced(talk: Talk, base: Path, before: str) -> No
     assert_tree(one, content("QB"))
 
 
+def test_a_raw_disk_leaves_no_tree_of_what_had_its_name(talk: Talk, base: Path) -> None:
+    directory = base / "42"
+    for tree in ("disk.0.snap", aside_name("disk.0"), "disk.1.snap"):
+        (directory / tree).mkdir(parents=True)
+        make_file(directory / tree / "1", "X")
+    (directory / "disk.0").symlink_to("disk.0.snap/1")
+    talk(format="raw").push("AB")
+    assert (directory / "disk.0").read_bytes() == content("AB") and not (directory / "disk.0").is_symlink()
+    assert sorted(os.listdir(directory)) == ["disk.0", "disk.1.snap"]
+
+
 def test_it_goes_on_where_it_was_cut_off(talk: Talk) -> None:
     first = talk(files=RecordingFiles(lacking=NO_SHARING))
     first.begin("QBC")
