@@ -19,7 +19,7 @@ from tm_fastcopy.core.hashing import hash_page
 from tm_fastcopy.core.manifest import Manifest
 from tm_fastcopy.frontend.image import Image
 
-from .scenarios import VM, Scenario
+from .scenarios import TO_HOST, VM, Scenario
 from .site import CHUNK, Site, sha, sha_of, tree
 
 
@@ -40,7 +40,7 @@ class State:
     def after_crash(self) -> List[str]:
         """What is wrong with the files after a crash at any point."""
         site, wanted = self.site, sha(self.scenario.result)
-        if self.scenario.makes_a_disk:
+        if self.scenario.action in TO_HOST:
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {None, wanted, self.disk}, "image": {self.image}}
         else:
             allowed = {"disk": {self.disk}, "image": {self.image, wanted}}
@@ -49,7 +49,7 @@ class State:
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
         wanted = sha(self.scenario.result)
-        clone = self.scenario.makes_a_disk
+        clone = self.scenario.action in TO_HOST
         allowed: Dict[str, Set[Optional[str]]] = {
             "disk": {wanted if clone else self.disk},
             "image": {self.image if clone else wanted},
