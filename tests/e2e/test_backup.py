@@ -213,17 +213,27 @@ def test_what_cannot_be_restored_leaves_the_disks_alone(cloud: Cloud) -> None:
     cloud.run("restore", target, str(made.vm.id), "99999", "-1", "-1").failed("one.image.info")
     cloud.run("restore", f"host1:{cloud.system}/x", "1", "2", "-1", "-1").failed("not the directory of a VM")
 
+    extra = {"VMS": [made.vm.id]}
+    cloud.lab.oned.add_image(made.image, STORE, made.source, 10**8, type="BACKUP", extra=extra)
+    sizes = [disk.pop("SIZE") for disk in made.disks]
+    for disk in made.disks:
+        disk["SIZE"] = 10**8
+    state = cloud.lab.one_location / "var/fastcopy"
+    made.restore().failed(f"the backup, {where}, fetched to {state}, needs {2 * 10**8} MiB and the file system has")
+    for disk, size in zip(made.disks, sizes):
+        disk["SIZE"] = size
+
     kept = cloud.lab.fe.path(cloud.lab.datastores / f"{STORE}/{made.vm.id}/{made.source}")
-    disk = kept / "disk.1.0"
-    disk.write_bytes(disk.read_bytes()[:70000])  # after disk 0 was fetched
+    file = kept / "disk.1.0"
+    file.write_bytes(file.read_bytes()[:70000])  # after disk 0 was fetched
     made.restore().failed(f"disk 1 of the backup, {where}", "damaged")
-    disk.write_bytes(b"no image at all")
+    file.write_bytes(b"no image at all")
     made.restore().failed(f"disk 1 of the backup, {where}", "no qcow2 image")
-    qemu_img("create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", disk, "8M")
-    os.chown(disk, UID, UID)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", file, "8M")
+    os.chown(file, UID, UID)
     made.restore().failed("/etc/passwd")
-    disk.unlink()
-    (kept / "disk.1.0").mkdir()
+    file.unlink()
+    file.mkdir()
     made.restore(disk=1).failed("there is no disk 1")
     assert [made.content(disk) for disk in range(2)] == before
     assert look.leftovers(made.vm.path) == []

@@ -7,6 +7,7 @@ every datastore, runs the driver's program with a shell, and passes on what that
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 from pathlib import Path
@@ -56,7 +57,7 @@ def mib(path: Path) -> int:
 def test_the_probe_reports_what_the_disks_hold(cloud: Cloud) -> None:
     host = cloud.lab.hosts["host1"]
     raw = cloud.image(lambda path: random_data(path, 3 * MIB))
-    raw.file.open("r+b").truncate(64 * MIB)
+    os.truncate(raw.file, 64 * MIB)
     qcow2 = cloud.image(lambda path: qemu_img("create", "-q", "-f", "qcow2", path, "1G"), format="qcow2")
     first, second, cut_off = cloud.vm(raw), cloud.vm(qcow2), cloud.vm(raw)
     cloud.clone(raw, first).succeeded()

@@ -69,7 +69,7 @@ def test_a_datastore_that_shares_blocks_has_room_for_none_of_those_that_changed(
     walk = Walk(harness, site, MVDS)
     site.restore(MVDS.image)
     state = State(site, MVDS)
-    filler = _fill(volume, 32 * 1024)  # less than one chunk
+    filler = _fill(volume, 100 * 1024)  # less than two chunks
     harness.log.unlink()
     outcome = harness.run({**walk.spec, "log": str(harness.log)})
     assert outcome.code == 1 and "up to 1 MiB needed): make room there and repeat" in outcome.errors, outcome.errors
