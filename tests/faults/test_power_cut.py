@@ -37,6 +37,7 @@ from .scenarios import (
     MVDS_FLAT,
     MVDS_READ_ONLY,
     MVDS_TREE,
+    RESTORE,
     SCENARIOS,
     Scenario,
 )
@@ -51,7 +52,7 @@ pytestmark = pytest.mark.root
 _NOT_CUT = (CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT)
 CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.
-_TREES = [scenario for scenario in CUT if scenario.format == "qcow2"]
+_TREES = [scenario for scenario in CUT if scenario.format == "qcow2" or scenario is RESTORE]
 ON = [(s, fs) for s in CUT for fs in ("xfs", "ext4") if s not in _TREES or fs == ("xfs", "ext4")[_TREES.index(s) % 2]]
 SHARING = [CLONE_COLD, CLONE_WARM, CLONE_NEXT, MVDS, CLONE_TREE, CLONE_OVER_TREE]
 

@@ -10,8 +10,8 @@ import pytest
 
 from .arrows import read_log
 from .invariants import State, left_over
-from .scenarios import CLONE_COLD, MVDS, MVDS_RESUMED, OTHER_VM
-from .site import Site, Volume
+from .scenarios import CLONE_COLD, MVDS, MVDS_RESUMED, OLD, OTHER_VM, VM, Run, Scenario
+from .site import Site, Volume, content
 from .walk import Harness, Walk
 
 NEEDS_MOUNTS = True
@@ -19,6 +19,16 @@ pytestmark = pytest.mark.root
 
 _SMALL = 16  # MiB, of which ext4's journal takes a part
 _LEFT = 200 * 1024  # bytes: less than any of the images needs
+_MIB = 1024 * 1024  # bytes: XFS wants some to itself
+_NEW = "EFGHIJKLMNOPRSTUVWXYZ"  # 21 chunks that no image has: 1.3 MiB
+
+
+def _used_much(site: Site, run: Run) -> None:
+    """The host has a disk of which nothing is as it was."""
+    site.put_disk(VM, _NEW)
+
+
+_MUCH = Scenario("mvds of much", "mvds", OLD, content(_NEW), _used_much)
 
 
 def _fill(volume: Volume, left: int) -> Path:
@@ -66,13 +76,13 @@ def test_a_datastore_that_shares_blocks_has_room_for_none_of_those_that_changed(
     """It is found before anything is written, or asked of a lane."""
     volume = mounts("xfs")
     site = Site(tmp_path, volume.mount)
-    walk = Walk(harness, site, MVDS)
-    site.restore(MVDS.image)
-    state = State(site, MVDS)
-    filler = _fill(volume, 100 * 1024)  # less than two chunks
+    walk = Walk(harness, site, _MUCH)
+    site.restore(_MUCH.image)
+    state = State(site, _MUCH)
+    filler = _fill(volume, _MIB)
     harness.log.unlink()
     outcome = harness.run({**walk.spec, "log": str(harness.log)})
-    assert outcome.code == 1 and "up to 1 MiB needed): make room there and repeat" in outcome.errors, outcome.errors
+    assert outcome.code == 1 and "up to 2 MiB needed): make room there and repeat" in outcome.errors, outcome.errors
     changes = {line.change for line in read_log(harness.log)}
     assert "clone image staging" in changes and "write image staging" not in changes, changes
     assert state.after_crash() == []
