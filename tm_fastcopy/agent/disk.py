@@ -19,15 +19,12 @@ from ..core.receipt import Receipt
 from ..core.staging import Staging, need_room
 from ..core.tree import (
     ACTIVE,
-    aside_name,
     check_alone,
-    discard_tree,
     drop_staging_tree,
     find_active,
     open_staging_tree,
     publish_tree,
     settle,
-    tree_name,
 )
 from . import qemu_img
 from .directory import VmDirectory
@@ -86,11 +83,7 @@ class Disk:
         last_look = functools.partial(directory.publishable, self._alive)
         last_look()
         if target.format == RAW:
-            receipt = publish(files, staged, directory.name, directory.disk, target.mode, last_look)
-            # The tree of what had this name before, by which a snapshot of it would be taken for one of this disk.
-            for old in (tree_name(directory.name), aside_name(directory.name)):
-                discard_tree(files, directory.fd, old, receipt, directory.fd)
-            return receipt
+            return publish(files, staged, directory.name, directory.disk, target.mode, last_look)
         return publish_tree(files, directory.fd, staged, directory.name, directory.disk, target.mode, last_look)
 
     def _fit(self, fd: int) -> None:

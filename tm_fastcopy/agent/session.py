@@ -41,6 +41,8 @@ from ..core.messages import (
     Wants,
 )
 from ..core.paths import has
+from ..core.receipt import Receipt
+from ..core.restore_messages import DropTree
 from ..core.staging import store_chunk
 from ..core.wire import Done, Failure, Message
 from .cache import Cache
@@ -49,7 +51,7 @@ from .disk import Target, open_disk
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
 from .local import LocalImage
-from .removal import remove_directory, remove_disk
+from .removal import drop_tree, remove_directory, remove_disk
 from .upkeep import Upkeep
 
 
@@ -77,6 +79,7 @@ class Session:
             Scan: self._scan,
             Get: self._get,
             CloseSource: self._close_source,
+            DropTree: self._drop_tree,
         }
 
     def handle(self, message: Message) -> Message:
@@ -253,6 +256,13 @@ class Session:
         if now != identity:
             assert self._directory is not None
             raise SourceChanged(f"{self._directory.disk} was written while it was read; repeat when its VM is off")
+        return Done()
+
+    def _drop_tree(self, message: DropTree) -> Message:
+        self._receiving()
+        self._stay()
+        assert self._directory is not None
+        drop_tree(self._files, self._directory, Receipt.decode(message.receipt))
         return Done()
 
     def end(self) -> None:

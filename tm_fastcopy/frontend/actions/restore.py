@@ -18,14 +18,17 @@ from ...core import qcow2
 from ...core.errors import FastcopyError, Refused
 from ...core.files import free_bytes
 from ...core.paths import DiskPath
+from ...core.restore_messages import DropTree
 from ...core.staging import need_room
+from ...core.wire import Done
 from .. import programs, qemu_img
 from ..arguments import Endpoint, exactly, number
 from ..backup import TPM, Backups, Documents
 from ..call import Call, check_owner
+from ..host import Host
 from ..image import Image
 from ..oned import Disk, Vm, check_format
-from ..push import Push, Wanted
+from ..push import Push, Pushed, Wanted
 from ..settings import Settings
 from ..threads import in_thread
 
@@ -136,19 +139,23 @@ class _Restore:
             os.close(fd)
 
     async def _replace(self, disk: DiskPath, vm: Vm, file: IO[bytes], settings: Settings) -> None:
-        call, host = self._call, self._endpoint.host
+        call, name = self._call, self._endpoint.host
         shown = f"{disk.name} of the backup, image {self._image_id}"
         image = Image(shown, file.fileno())
         wanted = _wanted(vm.disks[int(disk.name[5:])], image)
+
+        async def push(host: Host) -> Pushed:
+            pushed = await Push(host, image, wanted, call.store, None, settings, "", call.phases).run()
+            if wanted.format == "raw":  # its snapshots are those of what was replaced; a qcow2 disk brings its own tree
+                await host.ask(DropTree(pushed.receipt.encode()), Done)
+            return pushed
+
         try:
-            pushed = await call.converse(
-                host, disk, vm.seq, True,
-                lambda host: Push(host, image, wanted, call.store, None, settings, "", call.phases).run(),
-            )  # fmt: skip
+            pushed = await call.converse(name, disk, vm.seq, True, push)
         except FastcopyError as error:
-            raise type(error)(f"cannot restore {disk} on {host}: {error}") from error
+            raise type(error)(f"cannot restore {disk} on {name}: {error}") from error
         call.log(
-            f"{disk} on {host} is {shown}: {pushed.how}, chunks sent {pushed.sent / _MIB:.1f} MiB, "
+            f"{disk} on {name} is {shown}: {pushed.how}, chunks sent {pushed.sent / _MIB:.1f} MiB, "
             f"on the wire {pushed.wire / _MIB:.1f} MiB; {call.phases}"
         )
 
