@@ -19,7 +19,7 @@ from tm_fastcopy.core.hashing import hash_page
 from tm_fastcopy.core.manifest import Manifest
 from tm_fastcopy.frontend.image import Image
 
-from .scenarios import VM, Scenario
+from .scenarios import OVER_TREE, VM, Scenario
 from .site import CHUNK, Site, sha, sha_of, tree
 
 
@@ -51,7 +51,7 @@ class State:
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {self.disk}, "image": {self.image, wanted}}
         else:
             allowed = {"disk": {wanted, self.disk}, "image": {self.image}}
-            if self.scenario.action == "clone":
+            if self.scenario.action in OVER_TREE:
                 allowed["disk"].add(None)  # over a tree, there is a moment without any
         return self._ends(allowed) + cache_problems(site) + memory_problems(site)
 
@@ -129,7 +129,7 @@ def memory_problems(site: Site) -> List[str]:
 _KEPT = re.compile(
     r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
     r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.source)"
-    r"|front/images/image(\.snap/0)?|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
+    r"|front/images/image(\.snap/0)?|front/one/(auth|backup|var/remotes/.*|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )
 
 

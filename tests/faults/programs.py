@@ -21,6 +21,7 @@ import platform
 import socket
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
@@ -166,6 +167,17 @@ class _Oned:
         spec = self._spec
         disk = Disk(0, *spec["disk"], spec["format"], spec.get("sparse", True), spec.get("fs", ""))
         return Vm(vm_id, spec.get("seq", 0), {} if spec["action"] == "context" else {0: disk})
+
+    def ask(self, method: str, *arguments: Any) -> ElementTree.Element:
+        """The documents that a restore asks for."""
+        vm = int(Path(self._spec["argv"][0]).name)
+        return ElementTree.fromstring(
+            {
+                "one.vm.info": f"<VM><ID>{vm}</ID></VM>",
+                "one.image.info": f"<IMAGE><VMS><ID>{vm}</ID></VMS><DATASTORE_ID>9</DATASTORE_ID></IMAGE>",
+                "one.datastore.info": "<DATASTORE><DS_MAD>fake</DS_MAD></DATASTORE>",
+            }[method]
+        )
 
     def datastores(self) -> Dict[int, Datastore]:
         return {

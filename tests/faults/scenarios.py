@@ -6,12 +6,14 @@ Layouts are in one character a chunk, see `site.content`.
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pycdlib
 
-from tests.support import HEADER_SIZE
+from tests.support import HEADER_SIZE, qemu_img
 from tm_fastcopy.core import qcow2
 
 from .arrows import Arrow
@@ -24,6 +26,8 @@ QCOW2 = "QB.aC0AbD"
 QCOW2_USED = "QX.aC.AYDE"
 
 VM, OTHER_VM = 1, 7
+OVER_TREE = ("clone", "restore")
+"""The actions that may replace a tree: there is a moment without any disk."""
 _MIB = 1024 * 1024
 
 Spec = Dict[str, Any]
@@ -137,6 +141,24 @@ def as_context(data: bytes) -> bytes:
     return found.getvalue()
 
 
+def _restorable(site: Site, run: Run) -> None:
+    """The VM has a disk with snapshots, and OpenNebula's datastore driver has a backup of it."""
+    _over_tree(site, run)
+    backup, store = site.one / "backup", site.one / "var/remotes/datastore"
+    (store / "fake").mkdir(parents=True)
+    raw = Path(f"{backup}.raw")
+    write_image(raw, OLD)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, backup)
+    raw.unlink()
+    _program(store / "fake/ls", """echo '{"0": "fake://disk"}'""")
+    _program(store / "downloader.sh", f"cat {shlex.quote(str(backup))}")
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One action from one state.
@@ -174,6 +196,7 @@ class Scenario:
         return {
             "clone": [source, disk, *end],
             "mvds": [disk, source, str(VM), "1"],
+            "restore": [f"host:{site.base}/{VM}", str(VM), "5", "-1", "-1"],
             "mkimage": [str(self.size), self.format, disk, *end],
             "mkswap": [str(self.size), disk, *end],
             "resize": [disk, str(self.size), *end],
@@ -247,6 +270,7 @@ MVDS_INLINE = Scenario("mvds without lanes", "mvds", OLD, content(NEW), _used_an
 MVDS_INTO_TREE = Scenario(
     "mvds qcow2 into a tree", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2", in_tree=True
 )
+RESTORE = Scenario("restore", "restore", "", content(OLD), _restorable, arrows=_TREES)
 
 MKIMAGE = Scenario("mkimage", "mkimage", "", bytes(_MIB), _old_volatile, size=1, sparse=False)
 MKIMAGE_QCOW2 = Scenario(
@@ -284,4 +308,5 @@ SCENARIOS = [
     CLONE_INLINE,
     MVDS_INLINE,
     *VOLATILE,
+    RESTORE,
 ]

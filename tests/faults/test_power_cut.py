@@ -39,6 +39,7 @@ from .scenarios import (
     MVDS_FLAT,
     MVDS_READ_ONLY,
     MVDS_TREE,
+    RESTORE,
     SCENARIOS,
     Scenario,
 )
@@ -56,7 +57,7 @@ _NOT_CUT = (
 )  # fmt: skip
 CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.
-_TREES = [scenario for scenario in CUT if scenario.format == "qcow2"]
+_TREES = [scenario for scenario in CUT if scenario.format == "qcow2" or scenario is RESTORE]
 ON = [(s, fs) for s in CUT for fs in ("xfs", "ext4") if s not in _TREES or fs == ("xfs", "ext4")[_TREES.index(s) % 2]]
 SHARING = [CLONE_COLD, CLONE_WARM, CLONE_NEXT, MVDS, CLONE_TREE, CLONE_OVER_TREE]
 

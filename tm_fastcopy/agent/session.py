@@ -41,6 +41,8 @@ from ..core.messages import (
     Wants,
 )
 from ..core.paths import has
+from ..core.receipt import Receipt
+from ..core.restore_messages import DropTree
 from ..core.staging import need_room, store_chunk
 from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
@@ -51,7 +53,7 @@ from .growth import Growth
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
 from .local import LocalImage
-from .removal import remove_directory, remove_disk
+from .removal import drop_tree, remove_directory, remove_disk
 from .room import room_for
 from .upkeep import Upkeep
 from .volatile import Volatile
@@ -83,6 +85,7 @@ class Session:
             CloseSource: self._close_source,
             MakeDisk: self._make,
             GrowDisk: self._grow,
+            DropTree: self._drop_tree,
         }
 
     def handle(self, message: Message) -> Message:
@@ -276,6 +279,13 @@ class Session:
         """Find room for *needed* bytes of the disk, which may cost cached images; `NoSpace` if there is none."""
         directory = self._guarded()
         need_room(directory.disk, needed, room_for(self._files, directory.base_fd, directory.base, needed))
+
+    def _drop_tree(self, message: DropTree) -> Message:
+        self._receiving()
+        self._stay()
+        assert self._directory is not None
+        drop_tree(self._files, self._directory, Receipt.decode(message.receipt))
+        return Done()
 
     def end(self) -> None:
         """The conversation is over: release the guard, then complete what nobody waits for."""

@@ -93,6 +93,7 @@ class LanePool:
         """All that waits is little, and goes with the conversation."""
         mine = _InFlight()
         while self._waiting:
+            await self._host.pay()
             batch = [self._waiting.popleft() for _ in range(min(WINDOW, len(self._waiting)))]
             mine.chunks.extend(batch)
             for answer in await self._host.ask_all(await self._prepare(batch)):
@@ -150,6 +151,8 @@ class LanePool:
 
     async def _send(self, channel: Channel, mine: _InFlight) -> None:
         while True:
+            if self._waiting or not self._closed:
+                await self._host.pay()  # before chunks are taken: what is in flight has its time limit
             async with self._news:
                 await self._news.wait_for(
                     lambda: self._failed

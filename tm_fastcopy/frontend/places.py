@@ -33,6 +33,11 @@ class Places:
         """OpenNebula's configuration of its datastore drivers."""
         return self.state.parent / "remotes" / "etc" / "datastore" / "datastore.conf"
 
+    @property
+    def remotes(self) -> Path:
+        """OpenNebula's drivers."""
+        return self.state.parent / "remotes"
+
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
         """The places that belong to the environment of a call."""

@@ -103,6 +103,8 @@ class Pull:
         self._sink: Optional[Sink] = None
         self._fetched = 0
         self._needed = 0
+        self._planned: Optional[int] = None
+        """Bytes of chunks that each need room of their own; None where they may be written over what is there."""
 
     async def run(self) -> Pulled:
         """Bring the disk back and give it the image's name."""
@@ -221,10 +223,13 @@ class Pull:
     def _assembly(self, table: ChunkTable, old: Optional[_OldImage], staging: Staging, source: Source) -> Assembly:
         check = old is not None and old.remembered  # what has to be read anyway is also verified
         if not staging.fresh:  # what an earlier action left is looked at and kept
+            missing = max(0, source.data - os.fstat(staging.fd).st_blocks * 512)
+            need_room(self._path, missing, room(self._files, self._directory, missing))
             return Assembly(self._files, staging, table, old, check_seeds=check)
         if old and self._files.clone(staging.fd, old.image.fd):
             self._files.truncate(staging.fd, source.size)
             staging.fresh = False
+            self._planned = 0
             base = old
             return Assembly(
                 self._files, staging, table, have=lambda first, count: base.have(first, count, source.size)
@@ -244,11 +249,22 @@ class Pull:
                 ahead = self._scan(*places[i + 1], chunk) if i + 1 < len(places) else None
                 if page.first != first or page.count != length:
                     raise ProtocolError("the agent answered for another page than it was asked for")
-                await pool.add(await in_thread(assembly.offer, first, page.digests, page.runs))
+                missing = await in_thread(assembly.offer, first, page.digests, page.runs)
+                if self._planned is not None:
+                    await in_thread(self._check_room, len(missing) * chunk)
+                await pool.add(missing)
         finally:
             if ahead:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
+
+    def _check_room(self, more: int) -> None:
+        """`NoSpace` as soon as it is known that what has changed finds no room beside the blocks that both images
+        share."""
+        assert self._planned is not None
+        self._planned += more
+        waiting = self._planned - self._fetched
+        need_room(self._path, waiting, room(self._files, self._directory, waiting))
 
     def _scan(self, first: int, count: int, chunk: int) -> asyncio.Task[Offer]:
         return asyncio.ensure_future(self._host.ask(Scan(first, count, chunk), Offer))
