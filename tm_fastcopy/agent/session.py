@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Optional, Tuple, Type
 
@@ -16,6 +17,7 @@ from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, 
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
+from ..core.image_messages import Keep
 from ..core.manifest import check_geometry, chunk_count
 from ..core.messages import (
     PAGE_CHUNKS,
@@ -50,6 +52,7 @@ from .intake import Intake
 from .lanes import LaneDoor, read_chunk
 from .local import LocalImage
 from .removal import remove_directory, remove_disk
+from .shelf import Shelf, Shelved, shelve
 from .upkeep import Upkeep
 
 
@@ -61,6 +64,8 @@ class Session:
         self._directory: Optional[VmDirectory] = None
         self._intake: Optional[Intake] = None
         self._source: Optional[Tuple[int, Identity]] = None
+        self._rested = False
+        self._shelf, self._shelved = Shelf(files), list[Shelved]()
         self._upkeep: Optional[Upkeep] = None
         self._cache_note = ""
         self._handlers: Dict[Type[Message], Callable[..., Message]] = {
@@ -76,6 +81,7 @@ class Session:
             OpenSource: self._open_source,
             Scan: self._scan,
             Get: self._get,
+            Keep: self._keep_disk,
             CloseSource: self._close_source,
         }
 
@@ -138,6 +144,7 @@ class Session:
                 if has(directory.base_fd, str(message.vm)) is None:
                     return Done()  # another removal was faster
                 raise
+            self._shelved += shelve(self._files, directory)
             (remove_disk if message.name else remove_directory)(self._files, directory)
         finally:
             directory.leave()
@@ -155,7 +162,9 @@ class Session:
         return intake
 
     def _options(self, message: CacheOptions) -> Message:
-        self._receiving().use(message)
+        if self._source is None:
+            self._receiving().use(message)
+        self._shelf.use(message)
         return Done()
 
     def _clone_local(self, message: CloneLocal) -> Message:
@@ -218,6 +227,7 @@ class Session:
         fd = open_disk(self._files, directory, message.format)
         status = os.fstat(fd)
         self._source = fd, Identity.of(status)
+        self._rested = self._source[1].settled(time.time_ns())
         self._door.hand_out({"do": "fetch", "shown": f"reading {directory.disk}"}, [fd])
         data = min(status.st_blocks * 512, status.st_size)
         return Source(status.st_size, data, stat.S_IMODE(status.st_mode))
@@ -238,11 +248,18 @@ class Session:
                 pool.map(lambda half: hash_page(fd, identity.size, message.chunk, *half), (h for h in halves if h[1]))
             )
         digests = b"".join(page.digests for page in pages)
+        self._shelf.read(message.first, message.chunk, digests)
         return Offer.make(message.first, digests, [run for page in pages for run in page.runs])
 
     def _get(self, message: Get) -> Message:
         """As for a lane, for a disk of which little is wanted."""
         return read_chunk(self._reading()[0], message)
+
+    def _keep_disk(self, message: Keep) -> Message:
+        fd, identity = self._reading()
+        assert self._directory is not None
+        self._shelf.keep(self._directory, fd, identity, self._rested, message.manifest)
+        return Done()
 
     def _close_source(self, message: CloseSource) -> Message:
         fd, identity = self._reading()
@@ -265,5 +282,8 @@ class Session:
         if self._intake:
             self._intake.finish_tee()
             self._intake.abandon()
+        self._shelf.finish()
+        for shelved in self._shelved:
+            shelved.finish()
         if self._upkeep:
             self._upkeep.close()

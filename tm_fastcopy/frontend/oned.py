@@ -20,18 +20,24 @@ from ..core.errors import FastcopyError, Refused
 _TIMEOUT = 30.0  # seconds; oned answers within milliseconds, and within seconds under load
 _MAX_AUTH = 4096
 _MAX_ATTRIBUTE = 4097  # characters; a path may have 4095, and what is longer than any value should be seen to be so
+_MAX_NAME = 256  # characters of a VM's name on its host, which is "one-<id>" or a UUID, and of a driver's
 _ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # no name that a driver looks for is longer
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a VM; sizes in MiB, None where oned gives none."""
+    """A disk of a VM; sizes in MiB, None where oned gives none.
+
+    *source* is the path of its image, and *target* the name that the hypervisor has for it; "" if there is none.
+    """
 
     id: int
     size: Optional[int]
     original_size: Optional[int]
     format: str
     sparse: bool
+    source: str = ""
+    target: str = ""
 
 
 class NoAnswer(FastcopyError):
@@ -52,11 +58,17 @@ def check_format(disk: Disk) -> str:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM; *seq* is the number of its last history record."""
+    """A VM; *seq* is the number of its last history record, *state* its LCM_STATE.
+
+    *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
+    """
 
     id: int
     seq: int
     disks: Mapping[int, Disk]
+    state: int = 0
+    deploy_id: str = ""
+    hypervisor: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,17 @@ class Oned:
     def vm(self, vm_id: int) -> Vm:
         """The VM; `FastcopyError` if there is none, or oned does not answer."""
         root = self.ask("one.vm.info", vm_id, False)
-        records = [_int(item.findtext("SEQ")) or 0 for item in root.iterfind("HISTORY_RECORDS/HISTORY")]
+        records = {_int(item.findtext("SEQ")) or 0: item for item in root.iterfind("HISTORY_RECORDS/HISTORY")}
+        seq = max(records, default=0)
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
-        return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks})
+        return Vm(
+            vm_id,
+            seq,
+            {disk.id: disk for disk in disks},
+            _int(root.findtext("LCM_STATE")) or 0,
+            (root.findtext("DEPLOY_ID") or "")[:_MAX_NAME],
+            (records[seq].findtext("VM_MAD") or "")[:_MAX_NAME] if records else "",
+        )
 
     def datastores(self) -> Dict[int, Datastore]:
         """All datastores by id."""
@@ -169,6 +189,8 @@ def _disk(item: ElementTree.Element) -> Disk:
         _int(item.findtext("ORIGINAL_SIZE")),
         (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
         (item.findtext("SPARSE") or "YES").upper() != "NO",
+        (item.findtext("SOURCE") or "")[:_MAX_ATTRIBUTE],
+        (item.findtext("TARGET") or "")[:_MAX_NAME],
     )
 
 
