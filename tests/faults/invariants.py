@@ -19,7 +19,7 @@ from tm_fastcopy.core.hashing import hash_page
 from tm_fastcopy.core.manifest import Manifest
 from tm_fastcopy.frontend.image import Image
 
-from .scenarios import VM, Scenario
+from .scenarios import TO_HOST, VM, Scenario
 from .site import CHUNK, Site, sha, sha_of, tree
 
 
@@ -40,7 +40,7 @@ class State:
     def after_crash(self) -> List[str]:
         """What is wrong with the files after a crash at any point."""
         site, wanted = self.site, sha(self.scenario.result)
-        if self.scenario.action == "clone":
+        if self.scenario.action in TO_HOST:
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {None, wanted, self.disk}, "image": {self.image}}
         else:
             allowed = {"disk": {self.disk}, "image": {self.image, wanted}}
@@ -49,7 +49,7 @@ class State:
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
         wanted = sha(self.scenario.result)
-        clone = self.scenario.action == "clone"
+        clone = self.scenario.action in TO_HOST
         allowed: Dict[str, Set[Optional[str]]] = {
             "disk": {wanted if clone else self.disk},
             "image": {self.image if clone else wanted},
@@ -119,8 +119,8 @@ def memory_problems(site: Site) -> List[str]:
 
 _KEPT = re.compile(
     r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
-    r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.source)"
-    r"|front/images/image(\.snap/0)?|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
+    r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.(source|kept))"
+    r"|front/images/(image(\.snap/0)?|base)|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )
 
 

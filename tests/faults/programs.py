@@ -4,7 +4,8 @@ A spec is a plain dictionary, handed from the test to the front-end's process an
 
     action, argv, one_location, base, images, disk   what the action is called with, and what oned would say
     lanes, chunk                                     number of lanes, chunk size in bytes
-    format                                           of the disk, as oned says
+    format, source                                   of the disk, as oned says
+    cache                                            whether the host's may be used, "yes" or "no"
     log, plan, lacking                               what `RecordingFiles` does
     mutant                                           the name of a deliberate breakage
     link                                             what `Faulty` does, and to which links
@@ -67,6 +68,7 @@ def _call(spec: Dict[str, Any], log: Any) -> Call:
         "ONE_LOCATION": spec["one_location"],
         "ONE_AUTH": f"{spec['one_location']}/auth",
         "FASTCOPY_LANES": str(spec["lanes"]),
+        "FASTCOPY_CACHE_ENABLE": spec.get("cache", "yes"),
     }
     services = Services(dialer=ForkDialer(spec), bundles=_NoBundles())  # type: ignore[arg-type]
     made = Call(spec["argv"], environ, log, services, _files("frontend", spec))
@@ -163,7 +165,8 @@ class _Oned:
         self._spec = spec
 
     def vm(self, vm_id: int) -> Vm:
-        disk = Disk(0, *self._spec["disk"], self._spec["format"], self._spec.get("sparse", True))
+        sparse = self._spec.get("sparse", True)
+        disk = Disk(0, *self._spec["disk"], self._spec["format"], sparse, self._spec.get("source", ""))
         return Vm(vm_id, self._spec.get("seq", 0), {0: disk})
 
     def datastores(self) -> Dict[int, Datastore]:

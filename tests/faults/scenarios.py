@@ -18,6 +18,8 @@ QCOW2 = "QB.aC0AbD"
 QCOW2_USED = "QX.aC.AYDE"
 
 VM, OTHER_VM = 1, 7
+TO_HOST = ("clone", "ln")
+"""The actions that make a disk; the others make an image."""
 _MIB = 1024 * 1024
 
 Spec = Dict[str, Any]
@@ -68,6 +70,24 @@ def _half_back(site: Site, run: Run) -> None:
     run(MVDS.spec(site), Arrow("frontend", "write image staging", 2))
 
 
+def _new_from_old(site: Site, run: Run) -> None:
+    """The host has a disk that was made of another image, and used."""
+    site.put_disk(VM, NEW)
+    write_image(site.images / "base", OLD)
+
+
+def _half_saved(site: Site, run: Run) -> None:
+    """An earlier cpds was killed in the middle."""
+    _new_from_old(site, run)
+    run(CPDS.spec(site), Arrow("frontend", "write image staging", 1))
+
+
+def _brought_back(site: Site, run: Run) -> None:
+    """The disk was brought back, and the host may have kept it."""
+    _used(site, run)
+    run(MVDS.spec(site), None)
+
+
 def _warm_tree(site: Site, run: Run) -> None:
     """Another VM was made of the same qcow2 image."""
     run(for_vm(OTHER_VM, CLONE_TREE.spec(site)), None)
@@ -99,7 +119,7 @@ class Scenario:
 
     *image* is the image's layout before it ("": none), *result* the content that the action makes, *disk* what oned
     says of the disk's size and original size, in MiB, *mode* the image's permissions where the action replaces it.
-    *prepare* makes the rest of the state.
+    *prepare* makes the rest of the state.  *keeps*: the host keeps what is brought back; one scenario has that to walk.
     """
 
     name: str
@@ -114,11 +134,14 @@ class Scenario:
     arrows: str = ""
     in_tree: bool = False
     inline: int = 0
+    keeps: bool = False
 
     def spec(self, site: Site) -> Spec:
         """What the processes need to know of it."""
         source, disk = f"fe:{site.image}", f"host:{site.disk(VM)}"
-        argv = [source, disk, str(VM), "0"] if self.action == "clone" else [disk, source, str(VM), "1"]
+        to_host = self.action in TO_HOST
+        snapshot = ["-1"] if self.action == "cpds" else []
+        argv = [source, disk, str(VM), "0"] if to_host else [disk, source, *snapshot, str(VM), "1"]
         return {
             "action": self.action,
             "argv": argv,
@@ -127,6 +150,8 @@ class Scenario:
             "images": str(site.images),
             "host_mount": str(site.host),
             "disk": self.disk,
+            "source": str(site.images / "base"),
+            "cache": "yes" if to_host or self.keeps else "no",
             "format": self.format,
             "lacking": self.lacking,
             "lanes": 1,
@@ -149,11 +174,15 @@ CLONE_GROWN = Scenario("clone grown", "clone", OLD, grown(OLD, 2 * _MIB), nothin
 CLONE_WARM = Scenario("clone warm", "clone", OLD, content(OLD), _warm)
 CLONE_NEXT = Scenario("clone next version", "clone", NEW, content(NEW), _older)
 CLONE_RESUMED = Scenario("clone resumed", "clone", OLD, content(OLD), _half)
-MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used)
+LN_AGAIN = Scenario("ln after mvds", "ln", OLD, content(SAME_SIZE), _brought_back)
+MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used, keeps=True)
 MVDS_GROWN = Scenario("mvds grown", "mvds", OLD, content(NEW), _used_and_grown)
 MVDS_READ_ONLY = Scenario("mvds to a read-only image", "mvds", OLD, content(NEW), _used_and_grown, mode=0o440)
 MVDS_FIRST = Scenario("mvds without an image", "mvds", "", content(NEW), _used_and_grown)
 MVDS_RESUMED = Scenario("mvds resumed", "mvds", OLD, content(NEW), _half_back)
+CPDS = Scenario("cpds", "cpds", "", content(NEW), _new_from_old)
+CPDS_OVER = Scenario("cpds over an image", "cpds", NEW + "Z", content(NEW), _new_from_old, mode=0o640)
+CPDS_RESUMED = Scenario("cpds resumed", "cpds", "", content(NEW), _half_saved)
 
 # All that makes a tree of the file, without what another scenario has walked.
 _TREES = "tree|make_link|[a-z_]+ (disk|disk staging|disk staging -> .*|VM directory)$"
@@ -189,11 +218,15 @@ SCENARIOS = [
     CLONE_WARM,
     CLONE_NEXT,
     CLONE_RESUMED,
+    LN_AGAIN,
     MVDS,
     MVDS_GROWN,
     MVDS_READ_ONLY,
     MVDS_FIRST,
     MVDS_RESUMED,
+    CPDS,
+    CPDS_OVER,
+    CPDS_RESUMED,
     CLONE_TREE,
     CLONE_TREE_WARM,
     CLONE_TREE_RESUMED,

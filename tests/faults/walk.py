@@ -18,12 +18,12 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from .arrows import Arrow, Line, Plan, arrows_in, read_log
 from .forks import ForkServer
 from .invariants import State, left_over
-from .scenarios import CLONE_COLD, Scenario, Spec
+from .scenarios import CLONE_COLD, TO_HOST, Scenario, Spec
 from .site import LOG_FLUSH, NO_LOG_FLUSH, Site
 
 _ENDS = ("sync", "sync_directory", "rename", "exchange", "unlink")
 _COMMON = re.compile("probe|lease|cache root|make_directory cache$|monitor")
-_OPTIONAL = re.compile("cache|lease|probe|manifest|source key")
+_OPTIONAL = re.compile("cache|lease|probe|manifest|source key|note")
 PATIENCE = 90.0  # seconds for all processes of one run; it takes a fraction of one
 
 
@@ -135,7 +135,7 @@ class Walk:
         self.until = ""
         site.wipe()
         site.in_tree = scenario.in_tree
-        self._rewrite = scenario.image if scenario.action == "mvds" else None
+        self._rewrite = None if scenario.action in TO_HOST else scenario.image
         if scenario.image:
             site.restore_image(scenario.image)
         scenario.prepare(site, self._prepare_run)

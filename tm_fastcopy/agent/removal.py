@@ -10,6 +10,7 @@ from ..core.files import Files
 from ..core.publish import staging_name
 from ..core.tree import aside_name, remove_tree, tree_name
 from .directory import VmDirectory
+from .live import live_name
 
 
 def remove_disk(files: Files, directory: VmDirectory) -> None:
@@ -17,7 +18,7 @@ def remove_disk(files: Files, directory: VmDirectory) -> None:
     disk = directory.name
     tree = tree_name(disk)
     try:
-        for name in (disk, staging_name(disk), tree, staging_name(tree), aside_name(disk)):
+        for name in (disk, staging_name(disk), live_name(disk), tree, staging_name(tree), aside_name(disk)):
             remove_tree(files, directory.fd, name, f"{directory.path}/{name}")
         files.sync_directory(directory.fd)
     except OSError as error:

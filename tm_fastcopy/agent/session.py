@@ -17,7 +17,7 @@ from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, 
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
-from ..core.image_messages import Keep
+from ..core.image_messages import Keep, OpenLive
 from ..core.manifest import check_geometry, chunk_count
 from ..core.messages import (
     PAGE_CHUNKS,
@@ -50,9 +50,11 @@ from .directory import VmDirectory
 from .disk import Target, open_disk
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
+from .live import open_live, remove_live
 from .local import LocalImage
 from .removal import remove_directory, remove_disk
 from .shelf import Shelf, Shelved, shelve
+from .standstill import recover
 from .upkeep import Upkeep
 
 
@@ -64,7 +66,7 @@ class Session:
         self._directory: Optional[VmDirectory] = None
         self._intake: Optional[Intake] = None
         self._source: Optional[Tuple[int, Identity]] = None
-        self._rested = False
+        self._rested = self._live = False
         self._shelf, self._shelved = Shelf(files), list[Shelved]()
         self._upkeep: Optional[Upkeep] = None
         self._cache_note = ""
@@ -79,6 +81,7 @@ class Session:
             Put: self._put,
             Commit: self._commit,
             OpenSource: self._open_source,
+            OpenLive: self._open_live,
             Scan: self._scan,
             Get: self._get,
             Keep: self._keep_disk,
@@ -119,6 +122,7 @@ class Session:
             directory.leave()
             raise
         self._directory = directory
+        recover(self._files, directory)
         cache = None
         if message.create:
             cache, self._cache_note = Cache.open(self._files, directory.base_fd, message.base)
@@ -220,15 +224,26 @@ class Session:
         return self._explained(intake.commit(message.manifest))
 
     def _open_source(self, message: OpenSource) -> Message:
-        directory = self._directory
-        assert directory is not None
+        directory = self._to_be_read()
+        return self._read_from(open_disk(self._files, directory, message.format))
+
+    def _open_live(self, message: OpenLive) -> Message:
+        directory = self._to_be_read()
+        self._live = True
+        return self._read_from(open_live(self._files, directory, message, self._alive))
+
+    def _to_be_read(self) -> VmDirectory:
+        assert self._directory is not None
         if self._source is not None:
             raise ProtocolError("a disk is open for reading already")
-        fd = open_disk(self._files, directory, message.format)
+        return self._directory
+
+    def _read_from(self, fd: int) -> Source:
+        assert self._directory is not None
         status = os.fstat(fd)
         self._source = fd, Identity.of(status)
         self._rested = self._source[1].settled(time.time_ns())
-        self._door.hand_out({"do": "fetch", "shown": f"reading {directory.disk}"}, [fd])
+        self._door.hand_out({"do": "fetch", "shown": f"reading {self._directory.disk}"}, [fd])
         data = min(status.st_blocks * 512, status.st_size)
         return Source(status.st_size, data, stat.S_IMODE(status.st_mode))
 
@@ -278,6 +293,7 @@ class Session:
         if self._source:
             os.close(self._source[0])
         if self._directory:
+            self._forget_live()
             self._directory.leave()
         if self._intake:
             self._intake.finish_tee()
@@ -287,3 +303,11 @@ class Session:
             shelved.finish()
         if self._upkeep:
             self._upkeep.close()
+
+    def _forget_live(self) -> None:
+        assert self._directory is not None
+        try:
+            if self._live:
+                remove_live(self._files, self._directory)
+        except OSError:
+            pass  # the next action on this disk, or its removal, takes it away

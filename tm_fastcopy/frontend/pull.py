@@ -232,10 +232,15 @@ class Pull:
 
     def _publish(self, staging: Staging, manifest: Manifest, mode: int) -> Receipt:
         """Give the image its name, and remember what is in it: the next action need not read it."""
-        backdate(self._files, staging.fd)
+        try:
+            backdate(self._files, staging.fd)
+            dated = True
+        except OSError:
+            dated = False  # then the next action reads it
         staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
         receipt = replace(self._files, staged, self._name, self._file, mode)
-        self._store.put_written(Identity.of(os.fstat(staging.fd)), manifest)
+        if dated:
+            self._store.put_written(Identity.of(os.fstat(staging.fd)), manifest)
         return receipt
 
     def _check_header(self, staging: Staging, old: Optional[_OldImage]) -> None:
