@@ -139,7 +139,10 @@ class Shelf:
             if staging is None:
                 return
             shared = self._files.clone(staging.fd, fd)
-            if shared and Identity.of(os.fstat(fd)) == identity and (note.proved or _is(staging.fd, note.manifest)):
+            now = Identity.of(os.fstat(fd))
+            unwritten = now._replace(ctime_ns=identity.ctime_ns) == identity
+            # It may have been removed since, which sets its ctime: then only its content proves what it is.
+            if shared and unwritten and ((note.proved and now == identity) or _is(staging.fd, note.manifest)):
                 cache.enter(staging, note.manifest, "")
             else:
                 self._files.unlink(cache.fd, staging.name)
