@@ -39,7 +39,7 @@ class Hypervisor:
     def __init__(self, uri: str, patience: float, alive: Callable[[], bool] = lambda: True) -> None:
         if not _URI.fullmatch(uri):
             raise ProtocolError(f"{uri!r:.100} is no address of libvirt")
-        self.uri, self._patience, self._alive = uri, patience, alive
+        self.uri, self.patience, self._alive = uri, patience, alive
 
     def is_running(self, domain: str) -> bool:
         """Whether the guest can write to its disks now; `NotDone` if that cannot be found out."""
@@ -100,11 +100,11 @@ class Hypervisor:
                     f"{PROGRAM} cannot be run on this host ({error.strerror}): install libvirt's clients there"
                 ) from error
             try:
-                _wait(process, bound or self._patience, alive)
+                _wait(process, bound or self.patience, alive)
             except TimeoutError:
                 if bound:
                     raise TimeoutError(f"virsh {command} {domain} did not end within {bound:.0f} s") from None
-                raise NotDone(f"virsh {command} {domain} did not end within {self._patience:.0f} s") from None
+                raise NotDone(f"virsh {command} {domain} did not end within {self.patience:.0f} s") from None
             said.seek(0)
             complained.seek(0)
             words_said = _line(said.read(4096))

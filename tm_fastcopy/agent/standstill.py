@@ -87,13 +87,14 @@ class _Waker:
 def standstill(
     files: Files, directory: VmDirectory, hypervisor: Hypervisor, domain: str, bound: float
 ) -> Iterator[None]:
-    """Have the guest stand still in the block, for *bound* seconds at most.  One that does already is left as it is."""
+    """Have the guest stand still in the block, for *bound* seconds at most beyond what virsh may take for a step.  One
+    that stands still already is left as it is."""
     if not hypervisor.is_running(domain):
         yield
         if hypervisor.is_running(domain):
             raise FastcopyError(f"{domain} was resumed by somebody else while its disk was copied: repeat the action")
         return
-    waker = _Waker(hypervisor, domain, bound)
+    waker = _Waker(hypervisor, domain, bound + hypervisor.patience)
     undo: List[str] = []
     try:
         write_mark(files, directory, hypervisor.uri, domain)
@@ -116,21 +117,23 @@ def _stop(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str]) -
     except NotDone:
         # Most guests have no agent.  One that was too slow may still freeze: it is thawed, without a promise.
         undo[:] = ["?"]
+    waker.check()
     waker.before("S")
     undo.append("S")
     hypervisor.suspend(domain)
 
 
 def _go_on(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str]) -> None:
-    """Undo what was done; `FastcopyError` if that does not succeed.  Whatever happens, the waker knows."""
-    if waker.took_over():
-        return
+    """Undo what was done; `FastcopyError` if that does not succeed.  Whatever happens, the waker knows.
+
+    All of it also if the waker took over: it may have done so just before a step of ours.
+    """
     if "S" in undo:
         _insist(lambda: _resume(hypervisor, domain), f"{domain} is suspended and cannot be resumed", f"resume {domain}")
         waker.undone("s")
-    if "F" in undo:
+    if "F" in undo and not waker.took_over():
         _insist(lambda: hypervisor.thaw(domain), f"the file systems of {domain} stay frozen", f"domfsthaw {domain}")
-    elif "?" in undo:
+    elif "F" in undo or "?" in undo:  # thawed already, perhaps
         with contextlib.suppress(NotDone):
             hypervisor.thaw(domain)
     waker.undone("f")

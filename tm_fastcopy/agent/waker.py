@@ -4,8 +4,9 @@
 
 Standard library only, and a process of its own session that holds nothing of the agent's, so that it outlives agent,
 connection and front-end.  It says `!` when it is ready.  The agent writes, on its standard input, a letter before each
-step and one after its undoing: `F` freeze, `f` thawed, `S` suspend, `s` resumed.  When its input ends, or a guest has
-stood still for SECONDS, it undoes what is outstanding, and goes on trying for ten minutes.
+step and one after its undoing: `F` freeze, `f` thawed, `S` suspend, `s` resumed.  When its input ends, or nothing was
+heard for SECONDS after a step, it undoes what is outstanding, and goes on trying for ten minutes.  It stays until its
+input ends: a step that was under way when it lost patience may still be done, and is then undone, too.
 """
 
 from __future__ import annotations
@@ -41,20 +42,16 @@ def is_paused(uri: str, domain: str) -> bool:
     return said.returncode != 0 or said.stdout.strip() == b"paused"
 
 
-def watch(bound: float) -> set[str]:
-    """Listen until the input ends or a guest has stood still for too long; return what is to be undone."""
-    pending: set[str] = set()
-    deadline = 0.0
+def watch(pending: set[str], bound: float | None) -> bool:
+    """Keep *pending* what is to be undone, until the input ends (True) or a guest has stood still for too long."""
     while True:
-        wait = max(0.0, deadline - time.monotonic()) if pending else None
-        if not select.select([0], [], [], wait)[0]:
-            return pending
+        if not select.select([0], [], [], bound if pending else None)[0]:
+            return False
         letters = os.read(0, 64).decode("ascii", "replace")
         if not letters:
-            return pending
+            return True
         for letter in letters:
             if letter in "FS":
-                deadline = deadline if pending else time.monotonic() + bound
                 pending.add(letter)
             else:
                 pending.discard(letter.upper())
@@ -75,8 +72,11 @@ def undo(uri: str, domain: str, pending: set[str]) -> None:
 def main(uri: str, domain: str, bound: float) -> None:
     """Serve one agent."""
     os.write(1, b"!")
-    pending = watch(bound)
-    os.close(1)  # the agent sees that it was not waited for any longer
+    pending: set[str] = set()
+    if not watch(pending, bound):
+        os.close(1)  # the agent sees that it was not waited for any longer
+        undo(uri, domain, set(pending))
+        watch(pending, None)
     undo(uri, domain, pending)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -186,10 +187,27 @@ def test_a_guest_that_stands_still_for_too_long_is_resumed_by_the_waker(
                 virsh.wait()  # a disk that hangs, until the guest goes on without it
             return super().clone(target, source)
 
-    monkeypatch.setattr(live, "_BRIEF", 0.3)
+    monkeypatch.setattr(live, "_BRIEF", 0.3 - LIVE.patience)
     assert "stood still for too long" in talk(Slow()).refused(LIVE).text
-    virsh.wait()
+    assert virsh.undisturbed()
     assert left(base) == ["disk.0"]
+
+
+def test_a_waker_that_loses_patience_before_the_suspend_leaves_no_guest_suspended(
+    base: Path, virsh: Virsh, talk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees a guest that runs, and nothing to undo; the suspend comes after that."""
+    honest = hypervisor.Hypervisor.suspend
+
+    def late(self: hypervisor.Hypervisor, domain: str) -> None:
+        while not any(line.startswith("domfsthaw") for line in virsh.calls):
+            time.sleep(0.01)  # until the waker has been there
+        honest(self, domain)
+
+    monkeypatch.setattr(hypervisor.Hypervisor, "suspend", late)
+    monkeypatch.setattr(live, "_BRIEF", 0.3 - LIVE.patience)
+    assert "stood still for too long" in talk(Sharing()).refused(LIVE).text
+    assert "suspend" in virsh.commands and virsh.undisturbed() and left(base) == ["disk.0"]
 
 
 # --- without reflink ---------------------------------------------------------------------------------------------
@@ -224,6 +242,7 @@ def test_a_copy_ends_with_the_front_end(base: Path, virsh: Virsh, talk: Any) -> 
 
 _AGENT = """
 import sys
+import time
 from pathlib import Path
 from tests.unit.agent.conversation import Conversation
 from tests.unit.agent.test_live import LIVE, Sharing
