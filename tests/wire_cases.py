@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, image_messages, messages, wire
+from tm_fastcopy.core import cache_messages, image_messages, messages, volatile_messages, wire
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -46,6 +46,9 @@ CASES: List[wire.Message] = [
     cache_messages.Evict("ab" * 32),
     cache_messages.Scrub("", 20 << 20),
     cache_messages.Scrubbed("ab" * 32, 200 << 20, 1, False),
+    volatile_messages.MakeDisk(10 << 30, "qcow2", "ext4", "-b\n4096", 0o644, False),
+    volatile_messages.GrowDisk(20 << 30, "raw", True),
+    volatile_messages.Grown(10 << 30, 20 << 30),
     image_messages.Keep("ab" * 32),
     image_messages.OpenLive("qcow2", "qemu:///system", "one-42", "vda", 60),
 ]

@@ -25,6 +25,7 @@ SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN, the same as EXT4_IOC_SHUTDOWN
 _PART = r"\.fastcopy\.part"
 _TREE = r"/\.disk\.[0-9]+\.snap"
 _KINDS = [
+    (r"/#[0-9]+", "unnamed file"),
     (_TREE + _PART + r"/\.0" + _PART, "disk staging"),
     (_TREE + _PART + r"/[^/]*", "staged tree's file"),
     (_TREE + _PART, "staged tree"),

@@ -29,8 +29,15 @@ class State:
     def __init__(self, site: Site, scenario: Scenario) -> None:
         self.site, self.scenario = site, scenario
         self.image = sha_of(site.image)
-        self.disk = sha_of(site.disk(VM))
+        self.disk = self._disk()
         self.others = self._others()
+
+    def _disk(self) -> Optional[str]:
+        """SHA-256 of what can be known of the disk."""
+        try:
+            return sha(self.scenario.seen(self.site.disk(VM).read_bytes()))
+        except FileNotFoundError:
+            return None
 
     def _others(self) -> Dict[str, Optional[str]]:
         base = self.site.base
@@ -40,24 +47,26 @@ class State:
     def after_crash(self) -> List[str]:
         """What is wrong with the files after a crash at any point."""
         site, wanted = self.site, sha(self.scenario.result)
-        if self.scenario.action in TO_HOST:
-            allowed: Dict[str, Set[Optional[str]]] = {"disk": {None, wanted, self.disk}, "image": {self.image}}
+        if self.scenario.writes_image:
+            allowed: Dict[str, Set[Optional[str]]] = {"disk": {self.disk}, "image": {self.image, wanted}}
         else:
-            allowed = {"disk": {self.disk}, "image": {self.image, wanted}}
+            allowed = {"disk": {wanted, self.disk}, "image": {self.image}}
+            if self.scenario.action in TO_HOST:
+                allowed["disk"].add(None)  # over a tree, there is a moment without any
         return self._ends(allowed) + cache_problems(site) + memory_problems(site)
 
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
         wanted = sha(self.scenario.result)
-        clone = self.scenario.action in TO_HOST
+        back = self.scenario.writes_image
         allowed: Dict[str, Set[Optional[str]]] = {
-            "disk": {wanted if clone else self.disk},
-            "image": {self.image if clone else wanted},
+            "disk": {self.disk if back else wanted},
+            "image": {wanted if back else self.image},
         }
         return self._ends(allowed) + cache_problems(self.site) + memory_problems(self.site)
 
     def _ends(self, allowed: Dict[str, Set[Optional[str]]]) -> List[str]:
-        now = {"disk": sha_of(self.site.disk(VM)), "image": sha_of(self.site.image)}
+        now = {"disk": self._disk(), "image": sha_of(self.site.image)}
         wrong = [
             f"lost: there is no {name}" if now[name] is None else f"wrong: the {name} is neither old nor new"
             for name in now

@@ -4,7 +4,7 @@ A spec is a plain dictionary, handed from the test to the front-end's process an
 
     action, argv, one_location, base, images, disk   what the action is called with, and what oned would say
     lanes, chunk                                     number of lanes, chunk size in bytes
-    format, source                                   of the disk, as oned says
+    format, source, fs, sparse                       of the disk, as oned says
     cache                                            whether the host's may be used, "yes" or "no"
     log, plan, lacking                               what `RecordingFiles` does
     mutant                                           the name of a deliberate breakage
@@ -165,9 +165,10 @@ class _Oned:
         self._spec = spec
 
     def vm(self, vm_id: int) -> Vm:
-        sparse = self._spec.get("sparse", True)
-        disk = Disk(0, *self._spec["disk"], self._spec["format"], sparse, self._spec.get("source", ""))
-        return Vm(vm_id, self._spec.get("seq", 0), {0: disk})
+        spec = self._spec
+        how = spec["format"], spec.get("sparse", True), spec.get("fs", ""), spec.get("source", "")
+        disk = Disk(0, *spec["disk"], *how)
+        return Vm(vm_id, spec.get("seq", 0), {} if spec["action"] == "context" else {0: disk})
 
     def datastores(self) -> Dict[int, Datastore]:
         return {

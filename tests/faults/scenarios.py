@@ -5,8 +5,14 @@ Layouts are in one character a chunk, see `site.content`.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import pycdlib
+
+from tests.support import HEADER_SIZE
+from tm_fastcopy.core import qcow2
 
 from .arrows import Arrow
 from .site import CHUNK, Site, content, write_image
@@ -19,7 +25,7 @@ QCOW2_USED = "QX.aC.AYDE"
 
 VM, OTHER_VM = 1, 7
 TO_HOST = ("clone", "ln")
-"""The actions that make a disk; the others make an image."""
+"""The actions that make a disk of an image."""
 _MIB = 1024 * 1024
 
 Spec = Dict[str, Any]
@@ -113,13 +119,53 @@ def _used_flat(site: Site, run: Run) -> None:
     site.put_disk(VM, QCOW2_USED)
 
 
+def _old_volatile(site: Site, run: Run) -> None:
+    """An earlier attempt made the disk, of another size."""
+    site.put_disk(VM, SAME_SIZE)
+
+
+def _to_grow(site: Site, run: Run) -> None:
+    """The host has a disk of the VM."""
+    site.put_disk(VM, OLD)
+
+
+def as_it_is(data: bytes) -> bytes:
+    """A disk whose every byte is known."""
+    return data
+
+
+def as_swap(data: bytes) -> bytes:
+    """What is known of swap: it has a UUID of its own each time."""
+    return b"%s %d" % (data[4086:4096], len(data))
+
+
+def as_qcow2(data: bytes) -> bytes:
+    """What is known of a qcow2 disk with a file system: whose UUID is another each time."""
+    if len(data) < HEADER_SIZE:
+        return b"too short"
+    return b"qcow2 %d" % qcow2.parse(data[: 1 << 16], len(data), "disk").size
+
+
+def as_context(data: bytes) -> bytes:
+    """The file in a context, which has the time in it."""
+    iso, found = pycdlib.PyCdlib(), io.BytesIO()
+    try:
+        iso.open_fp(io.BytesIO(data))
+        iso.get_file_from_iso_fp(found, rr_path="/context.sh")
+    except pycdlib.pycdlibexception.PyCdlibException as error:
+        return repr(error).encode()
+    return found.getvalue()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One action from one state.
 
     *image* is the image's layout before it ("": none), *result* the content that the action makes, *disk* what oned
     says of the disk's size and original size, in MiB, *mode* the image's permissions where the action replaces it.
-    *prepare* makes the rest of the state.  *keeps*: the host keeps what is brought back; one scenario has that to walk.
+    *prepare* makes the rest of the state.  *seen* gives, of a disk's bytes, what is compared.  *size* (MiB), *fs* and
+    *sparse* are for disks that have no image.  *keeps*: the host keeps what is brought back; one scenario has that to
+    walk.
     """
 
     name: str
@@ -134,25 +180,45 @@ class Scenario:
     arrows: str = ""
     in_tree: bool = False
     inline: int = 0
+    seen: Callable[[bytes], bytes] = as_it_is
+    size: int = 0
+    fs: str = ""
+    sparse: bool = True
     keeps: bool = False
+
+    @property
+    def writes_image(self) -> bool:
+        """Whether it is the image that the action makes, and not the disk."""
+        return self.action in ("mvds", "cpds")
+
+    def _argv(self, site: Site) -> List[str]:
+        source, disk, end = f"fe:{site.image}", f"host:{site.disk(VM)}", [str(VM), "0"]
+        return {
+            "clone": [source, disk, *end],
+            "ln": [source, disk, *end],
+            "mvds": [disk, source, str(VM), "1"],
+            "cpds": [disk, source, "-1", str(VM), "1"],
+            "mkimage": [str(self.size), self.format, disk, *end],
+            "mkswap": [str(self.size), disk, *end],
+            "resize": [disk, str(self.size), *end],
+            "context": [f"{__file__}:context.sh", disk, *end],
+        }[self.action]
 
     def spec(self, site: Site) -> Spec:
         """What the processes need to know of it."""
-        source, disk = f"fe:{site.image}", f"host:{site.disk(VM)}"
-        to_host = self.action in TO_HOST
-        snapshot = ["-1"] if self.action == "cpds" else []
-        argv = [source, disk, str(VM), "0"] if to_host else [disk, source, *snapshot, str(VM), "1"]
         return {
             "action": self.action,
-            "argv": argv,
+            "argv": self._argv(site),
             "one_location": str(site.one),
             "base": str(site.base),
             "images": str(site.images),
             "host_mount": str(site.host),
             "disk": self.disk,
             "source": str(site.images / "base"),
-            "cache": "yes" if to_host or self.keeps else "no",
+            "cache": "yes" if self.keeps or not self.writes_image else "no",
             "format": self.format,
+            "fs": self.fs,
+            "sparse": self.sparse,
             "lacking": self.lacking,
             "lanes": 1,
             "inline": self.inline,
@@ -212,6 +278,18 @@ MVDS_INTO_TREE = Scenario(
     "mvds qcow2 into a tree", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2", in_tree=True
 )
 
+MKIMAGE = Scenario("mkimage", "mkimage", "", bytes(_MIB), _old_volatile, size=1, sparse=False)
+MKIMAGE_QCOW2 = Scenario(
+    "mkimage qcow2 with a file system", "mkimage", "", b"qcow2 %d" % (8 * _MIB), nothing,
+    format="qcow2", seen=as_qcow2, size=8, fs="ext4",
+)
+MKSWAP = Scenario("mkswap", "mkswap", "", b"SWAPSPACE2 %d" % (2 * _MIB), nothing, seen=as_swap, size=2)
+RESIZE = Scenario("resize", "resize", "", grown(OLD, 2 * _MIB), _to_grow, size=2, sparse=False)
+CONTEXT = Scenario(
+    "context", "context", "", open(__file__, "rb").read(), nothing, inline=1 << 24, seen=as_context
+)
+VOLATILE = [MKIMAGE, MKIMAGE_QCOW2, MKSWAP, RESIZE, CONTEXT]
+
 SCENARIOS = [
     CLONE_COLD,
     CLONE_GROWN,
@@ -239,4 +317,5 @@ SCENARIOS = [
     MVDS_INTO_TREE,
     CLONE_INLINE,
     MVDS_INLINE,
+    *VOLATILE,
 ]

@@ -36,6 +36,8 @@ from .scenarios import (
     CPDS_OVER,
     CPDS_RESUMED,
     LN_AGAIN,
+    MKIMAGE_QCOW2,
+    MKSWAP,
     MVDS,
     MVDS_FLAT,
     MVDS_READ_ONLY,
@@ -53,7 +55,7 @@ pytestmark = pytest.mark.root
 # another state, with raw disks, or with a tree that has one more difference: the kills walk them.
 _NOT_CUT = (
     CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT,
-    LN_AGAIN, CPDS_OVER, CPDS_RESUMED,
+    MKIMAGE_QCOW2, MKSWAP, LN_AGAIN, CPDS_OVER, CPDS_RESUMED,
 )  # fmt: skip
 CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.

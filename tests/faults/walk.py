@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from .arrows import Arrow, Line, Plan, arrows_in, read_log
 from .forks import ForkServer
 from .invariants import State, left_over
-from .scenarios import CLONE_COLD, TO_HOST, Scenario, Spec
+from .scenarios import CLONE_COLD, Scenario, Spec
 from .site import LOG_FLUSH, NO_LOG_FLUSH, Site
 
 _ENDS = ("sync", "sync_directory", "rename", "exchange", "unlink")
@@ -135,7 +135,7 @@ class Walk:
         self.until = ""
         site.wipe()
         site.in_tree = scenario.in_tree
-        self._rewrite = None if scenario.action in TO_HOST else scenario.image
+        self._rewrite = scenario.image if scenario.writes_image else None
         if scenario.image:
             site.restore_image(scenario.image)
         scenario.prepare(site, self._prepare_run)

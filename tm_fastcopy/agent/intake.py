@@ -133,7 +133,7 @@ class Intake:
         """Make and publish the disk from an open file: a reflink, or else what *copy* writes.  *check* comes after."""
         may_share = self._shares(target)
         disk = self._disk = Disk(self._files, self._directory, target, self._alive)
-        staging = self._fresh(disk)
+        staging = disk.stage_anew()
         try:
             status = os.fstat(image)
             target.size = max(target.size, status.st_size)
@@ -166,15 +166,6 @@ class Intake:
         verified."""
         for offset, data in verified(image, manifest):
             write_sparse(self._files, staging.fd, offset, data, fresh=True)
-
-    def _fresh(self, disk: Disk) -> Staging:
-        """An empty staging file for the disk; what an earlier action left is of no use for a clone of the cache."""
-        staging = disk.stage(0)
-        if not staging.fresh:
-            self._files.unlink(staging.directory, staging.name)
-            staging.close()
-            staging = disk.stage(0)
-        return staging
 
     # --- over lanes ----------------------------------------------------------------------------------------------
 

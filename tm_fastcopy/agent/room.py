@@ -13,7 +13,7 @@ from typing import List, Sequence, Tuple
 
 from ..core.errors import FastcopyError
 from ..core.fiemap import usage
-from ..core.files import Files, free_bytes, lock
+from ..core.files import Files, free_bytes, lock, room
 from ..core.messages import CacheOptions
 from ..core.paths import has
 from ..core.publish import is_staging
@@ -52,6 +52,22 @@ def make_room(files: Files, cache: Cache, needed: int, keep: str = "", min_age: 
             break  # it should have freed something: a snapshot holds it, or nothing can be removed
     _note_removed(cache, removed, "to make room")
     return free
+
+
+def room_for(files: Files, base_fd: int, base: str, needed: int) -> int:
+    """Bytes that are free in the system datastore *base*, after cached images have made room for *needed*."""
+    free = room(files, base_fd, needed)
+    if free >= needed:
+        return free
+    cache, _ = Cache.open(files, base_fd, base)
+    if cache is None:
+        return free
+    try:
+        return max(0, make_room(files, cache, needed))
+    except OSError:
+        return free
+    finally:
+        cache.close()
 
 
 def fit(files: Files, cache: Cache, options: CacheOptions, image: int, needed: int) -> str:

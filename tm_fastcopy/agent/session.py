@@ -43,19 +43,23 @@ from ..core.messages import (
     Wants,
 )
 from ..core.paths import has
-from ..core.staging import store_chunk
+from ..core.staging import need_room, store_chunk
+from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
+from .growth import Growth
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
 from .live import open_live, remove_live
 from .local import LocalImage
 from .removal import remove_directory, remove_disk
+from .room import room_for
 from .shelf import Shelf, Shelved, shelve
 from .standstill import recover
 from .upkeep import Upkeep
+from .volatile import Volatile
 
 
 class Session:
@@ -86,6 +90,8 @@ class Session:
             Get: self._get,
             Keep: self._keep_disk,
             CloseSource: self._close_source,
+            MakeDisk: self._make,
+            GrowDisk: self._grow,
         }
 
     def handle(self, message: Message) -> Message:
@@ -286,6 +292,22 @@ class Session:
             assert self._directory is not None
             raise SourceChanged(f"{self._directory.disk} was written while it was read; repeat when its VM is off")
         return Done()
+
+    def _make(self, message: MakeDisk) -> Message:
+        self._receiving()
+        return Volatile(self._files, self._guarded(), message, self._claim, self._alive).make()
+
+    def _grow(self, message: GrowDisk) -> Message:
+        return Growth(self._files, self._guarded(), message, self._claim, self._alive).grow()
+
+    def _guarded(self) -> VmDirectory:
+        assert self._directory is not None
+        return self._directory
+
+    def _claim(self, needed: int) -> None:
+        """Find room for *needed* bytes of the disk, which may cost cached images; `NoSpace` if there is none."""
+        directory = self._guarded()
+        need_room(directory.disk, needed, room_for(self._files, directory.base_fd, directory.base, needed))
 
     def end(self) -> None:
         """The conversation is over: release the guard, then complete what nobody waits for."""

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from typing import Optional
 
 from .extents import extents
@@ -47,6 +48,19 @@ class Files:
         """Create *name*, which must not exist, and return its descriptor, open for reading and writing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(name, flags, mode, dir_fd=directory)
+
+    def create_unnamed(self, directory: int) -> int:
+        """Create a file without a name on the file system of *directory*: it is gone when its descriptor is closed."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (*_NOT_KNOWN, errno.EISDIR):
+                raise
+        name = f".{os.getpid()}.{time.monotonic_ns()}.fastcopy.part"
+        fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        os.unlink(name, dir_fd=directory)
+        return fd
 
     def make_directory(self, directory: int, name: str, mode: int) -> bool:
         """Create the directory *name*; False if something of that name is there already."""

@@ -26,7 +26,7 @@ _ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # no name that a driver looks 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a VM; sizes in MiB, None where oned gives none.
+    """A disk of a VM; sizes in MiB, None where oned gives none; *fs* is the file system of a volatile one, or "".
 
     *source* is the path of its image, and *target* the name that the hypervisor has for it; "" if there is none.
     """
@@ -36,6 +36,7 @@ class Disk:
     original_size: Optional[int]
     format: str
     sparse: bool
+    fs: str = ""
     source: str = ""
     target: str = ""
 
@@ -58,7 +59,7 @@ def check_format(disk: Disk) -> str:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM; *seq* is the number of its last history record, *state* its LCM_STATE.
+    """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it.
 
     *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
     """
@@ -66,7 +67,7 @@ class Vm:
     id: int
     seq: int
     disks: Mapping[int, Disk]
-    state: int = 0
+    lcm_state: int = 0
     deploy_id: str = ""
     hypervisor: str = ""
 
@@ -189,6 +190,7 @@ def _disk(item: ElementTree.Element) -> Disk:
         _int(item.findtext("ORIGINAL_SIZE")),
         (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
         (item.findtext("SPARSE") or "YES").upper() != "NO",
+        item.findtext("FS") or "",
         (item.findtext("SOURCE") or "")[:_MAX_ATTRIBUTE],
         (item.findtext("TARGET") or "")[:_MAX_NAME],
     )

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file, manifest_of, qcow2_header
 from tm_fastcopy.agent import disk as module
+from tm_fastcopy.agent import program as runner
 from tm_fastcopy.agent import qemu_img as program
 from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.errors import FastcopyError, NoSpace, Refused, Superseded
@@ -190,7 +191,7 @@ def test_what_cannot_be_resized_is_one_sentence_and_leaves_nothing(
     script.write_text("#!/bin/sh\n" + {"refuses": "echo no such >&2\nexit 1", "hangs": "sleep 60"}.get(program_, ""))
     script.chmod(0o700)
     monkeypatch.setattr(program, "PROGRAM", str(tmp_path / "no" if program_ == "missing" else script))
-    monkeypatch.setattr(program, "_BOUND", 0.1 if program_ == "hangs" else 60.0)
+    monkeypatch.setattr(runner, "BOUND", 0.1 if program_ == "hangs" else 60.0)
     one = talk(virtual=4 * MIB, files=RecordingFiles(lacking=() if sharing else NO_SHARING))
     answer = one.send(IMAGE, KEY)
     assert isinstance(answer, wire.Failure)

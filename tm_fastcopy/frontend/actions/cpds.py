@@ -82,7 +82,7 @@ def _attributes(vm: Vm, name: str) -> Disk:
 
 def _opening(call: Call, vm: Vm, disk: Disk, format: str) -> Message:
     """How the disk is opened: as it is, or, under a running guest, as it is at one moment."""
-    if vm.state != _LIVE:
+    if vm.lcm_state != _LIVE:
         return OpenSource(format)
     if vm.hypervisor != "kvm":
         raise Refused(f"a disk of a running VM can be saved with kvm only, not {vm.hypervisor}: power it off first")
