@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, messages, restore_messages, volatile_messages, wire
+from tm_fastcopy.core import cache_messages, image_messages, messages, restore_messages, volatile_messages, wire
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -50,4 +50,6 @@ CASES: List[wire.Message] = [
     volatile_messages.GrowDisk(20 << 30, "raw", True),
     volatile_messages.Grown(10 << 30, 20 << 30),
     restore_messages.DropTree('{"version": 1}'),
+    image_messages.Keep("ab" * 32),
+    image_messages.OpenLive("qcow2", "qemu:///system", "one-42", "vda", 60),
 ]

@@ -128,8 +128,9 @@ def memory_problems(site: Site) -> List[str]:
 
 _KEPT = re.compile(
     r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
-    r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.source)"
-    r"|front/images/image(\.snap/0)?|front/one/(auth|backup|var/remotes/.*|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
+    r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.(source|kept))"
+    r"|front/images/(image(\.snap/0)?|base)"
+    r"|front/one/(auth|backup|var/remotes/.*|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )
 
 

@@ -4,7 +4,8 @@ A spec is a plain dictionary, handed from the test to the front-end's process an
 
     action, argv, one_location, base, images, disk   what the action is called with, and what oned would say
     lanes, chunk                                     number of lanes, chunk size in bytes
-    format, fs, sparse                               of the disk, as oned says
+    format, source, fs, sparse                       of the disk, as oned says
+    cache                                            whether the host's may be used, "yes" or "no"
     log, plan, lacking                               what `RecordingFiles` does
     mutant                                           the name of a deliberate breakage
     link                                             what `Faulty` does, and to which links
@@ -68,6 +69,7 @@ def _call(spec: Dict[str, Any], log: Any) -> Call:
         "ONE_LOCATION": spec["one_location"],
         "ONE_AUTH": f"{spec['one_location']}/auth",
         "FASTCOPY_LANES": str(spec["lanes"]),
+        "FASTCOPY_CACHE_ENABLE": spec.get("cache", "yes"),
     }
     services = Services(dialer=ForkDialer(spec), bundles=_NoBundles())  # type: ignore[arg-type]
     made = Call(spec["argv"], environ, log, services, _files("frontend", spec))
@@ -165,7 +167,8 @@ class _Oned:
 
     def vm(self, vm_id: int) -> Vm:
         spec = self._spec
-        disk = Disk(0, *spec["disk"], spec["format"], spec.get("sparse", True), spec.get("fs", ""))
+        how = spec["format"], spec.get("sparse", True), spec.get("fs", ""), spec.get("source", "")
+        disk = Disk(0, *spec["disk"], *how)
         return Vm(vm_id, spec.get("seq", 0), {} if spec["action"] == "context" else {0: disk})
 
     def ask(self, method: str, *arguments: Any) -> ElementTree.Element:

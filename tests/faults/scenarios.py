@@ -26,7 +26,7 @@ QCOW2 = "QB.aC0AbD"
 QCOW2_USED = "QX.aC.AYDE"
 
 VM, OTHER_VM = 1, 7
-OVER_TREE = ("clone", "restore")
+OVER_TREE = ("clone", "ln", "restore")
 """The actions that may replace a tree: there is a moment without any disk."""
 _MIB = 1024 * 1024
 
@@ -76,6 +76,24 @@ def _half_back(site: Site, run: Run) -> None:
     """An earlier mvds was killed in the middle."""
     site.put_disk(VM, NEW)
     run(MVDS.spec(site), Arrow("frontend", "write image staging", 2))
+
+
+def _new_from_old(site: Site, run: Run) -> None:
+    """The host has a disk that was made of another image, and used."""
+    site.put_disk(VM, NEW)
+    write_image(site.images / "base", OLD)
+
+
+def _half_saved(site: Site, run: Run) -> None:
+    """An earlier cpds was killed in the middle."""
+    _new_from_old(site, run)
+    run(CPDS.spec(site), Arrow("frontend", "write image staging", 1))
+
+
+def _brought_back(site: Site, run: Run) -> None:
+    """The disk was brought back, and the host may have kept it."""
+    _used(site, run)
+    run(MVDS.spec(site), None)
 
 
 def _warm_tree(site: Site, run: Run) -> None:
@@ -166,7 +184,8 @@ class Scenario:
     *image* is the image's layout before it ("": none), *result* the content that the action makes, *disk* what oned
     says of the disk's size and original size, in MiB, *mode* the image's permissions where the action replaces it.
     *prepare* makes the rest of the state.  *seen* gives, of a disk's bytes, what is compared.  *size* (MiB), *fs* and
-    *sparse* are for disks that have no image.
+    *sparse* are for disks that have no image.  *keeps*: the host keeps what is brought back; one scenario has that to
+    walk.
     """
 
     name: str
@@ -185,18 +204,21 @@ class Scenario:
     size: int = 0
     fs: str = ""
     sparse: bool = True
+    keeps: bool = False
 
     @property
     def writes_image(self) -> bool:
         """Whether it is the image that the action makes, and not the disk."""
-        return self.action == "mvds"
+        return self.action in ("mvds", "cpds")
 
     def _argv(self, site: Site) -> List[str]:
         source, disk, end = f"fe:{site.image}", f"host:{site.disk(VM)}", [str(VM), "0"]
         return {
             "clone": [source, disk, *end],
+            "ln": [source, disk, *end],
             "mvds": [disk, source, str(VM), "1"],
             "restore": [f"host:{site.base}/{VM}", str(VM), "5", "-1", "-1"],
+            "cpds": [disk, source, "-1", str(VM), "1"],
             "mkimage": [str(self.size), self.format, disk, *end],
             "mkswap": [str(self.size), disk, *end],
             "resize": [disk, str(self.size), *end],
@@ -213,6 +235,8 @@ class Scenario:
             "images": str(site.images),
             "host_mount": str(site.host),
             "disk": self.disk,
+            "source": str(site.images / "base"),
+            "cache": "yes" if self.keeps or not self.writes_image else "no",
             "format": self.format,
             "fs": self.fs,
             "sparse": self.sparse,
@@ -237,11 +261,15 @@ CLONE_GROWN = Scenario("clone grown", "clone", OLD, grown(OLD, 2 * _MIB), nothin
 CLONE_WARM = Scenario("clone warm", "clone", OLD, content(OLD), _warm)
 CLONE_NEXT = Scenario("clone next version", "clone", NEW, content(NEW), _older)
 CLONE_RESUMED = Scenario("clone resumed", "clone", OLD, content(OLD), _half)
-MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used)
+LN_AGAIN = Scenario("ln after mvds", "ln", OLD, content(SAME_SIZE), _brought_back)
+MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used, keeps=True)
 MVDS_GROWN = Scenario("mvds grown", "mvds", OLD, content(NEW), _used_and_grown)
 MVDS_READ_ONLY = Scenario("mvds to a read-only image", "mvds", OLD, content(NEW), _used_and_grown, mode=0o440)
 MVDS_FIRST = Scenario("mvds without an image", "mvds", "", content(NEW), _used_and_grown)
 MVDS_RESUMED = Scenario("mvds resumed", "mvds", OLD, content(NEW), _half_back)
+CPDS = Scenario("cpds", "cpds", "", content(NEW), _new_from_old)
+CPDS_OVER = Scenario("cpds over an image", "cpds", NEW + "Z", content(NEW), _new_from_old, mode=0o640)
+CPDS_RESUMED = Scenario("cpds resumed", "cpds", "", content(NEW), _half_saved)
 
 # All that makes a tree of the file, without what another scenario has walked.
 _TREES = "tree|make_link|[a-z_]+ (disk|disk staging|disk staging -> .*|VM directory)$"
@@ -290,11 +318,15 @@ SCENARIOS = [
     CLONE_WARM,
     CLONE_NEXT,
     CLONE_RESUMED,
+    LN_AGAIN,
     MVDS,
     MVDS_GROWN,
     MVDS_READ_ONLY,
     MVDS_FIRST,
     MVDS_RESUMED,
+    CPDS,
+    CPDS_OVER,
+    CPDS_RESUMED,
     CLONE_TREE,
     CLONE_TREE_WARM,
     CLONE_TREE_RESUMED,

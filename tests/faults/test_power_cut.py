@@ -33,6 +33,9 @@ from .scenarios import (
     CLONE_TREE_RESUMED,
     CLONE_TREE_WARM,
     CLONE_WARM,
+    CPDS_OVER,
+    CPDS_RESUMED,
+    LN_AGAIN,
     MKIMAGE_QCOW2,
     MKSWAP,
     MVDS,
@@ -49,11 +52,11 @@ from .walk import Harness, Walk
 NEEDS_MOUNTS = True
 pytestmark = pytest.mark.root
 
-# A larger disk differs by a truncate, permissions are no matter of power, and the rest is walked with raw disks or with
-# a tree that has one more difference: the kills walk them.
+# A larger disk differs by a truncate, permissions are no matter of power, ln is a clone, and the rest is walked from
+# another state, with raw disks, or with a tree that has one more difference: the kills walk them.
 _NOT_CUT = (
     CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT,
-    MKIMAGE_QCOW2, MKSWAP,
+    MKIMAGE_QCOW2, MKSWAP, LN_AGAIN, CPDS_OVER, CPDS_RESUMED,
 )  # fmt: skip
 CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.

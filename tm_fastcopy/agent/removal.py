@@ -11,6 +11,7 @@ from ..core.publish import staging_name
 from ..core.receipt import Receipt
 from ..core.tree import aside_name, discard_tree, remove_tree, tree_name
 from .directory import VmDirectory
+from .live import live_name
 
 
 def remove_disk(files: Files, directory: VmDirectory) -> None:
@@ -18,7 +19,7 @@ def remove_disk(files: Files, directory: VmDirectory) -> None:
     disk = directory.name
     tree = tree_name(disk)
     try:
-        for name in (disk, staging_name(disk), tree, staging_name(tree), aside_name(disk)):
+        for name in (disk, staging_name(disk), live_name(disk), tree, staging_name(tree), aside_name(disk)):
             remove_tree(files, directory.fd, name, f"{directory.path}/{name}")
         files.sync_directory(directory.fd)
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Optional, Tuple, Type
 
@@ -16,6 +17,7 @@ from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, 
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
+from ..core.image_messages import Keep, OpenLive
 from ..core.manifest import check_geometry, chunk_count
 from ..core.messages import (
     PAGE_CHUNKS,
@@ -52,9 +54,12 @@ from .disk import Target, open_disk
 from .growth import Growth
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
+from .live import open_live, remove_live
 from .local import LocalImage
 from .removal import drop_tree, remove_directory, remove_disk
 from .room import room_for
+from .shelf import Shelf, Shelved, shelve
+from .standstill import recover
 from .upkeep import Upkeep
 from .volatile import Volatile
 
@@ -67,6 +72,8 @@ class Session:
         self._directory: Optional[VmDirectory] = None
         self._intake: Optional[Intake] = None
         self._source: Optional[Tuple[int, Identity]] = None
+        self._rested = self._live = False
+        self._shelf, self._shelved = Shelf(files), list[Shelved]()
         self._upkeep: Optional[Upkeep] = None
         self._cache_note = ""
         self._handlers: Dict[Type[Message], Callable[..., Message]] = {
@@ -80,8 +87,10 @@ class Session:
             Put: self._put,
             Commit: self._commit,
             OpenSource: self._open_source,
+            OpenLive: self._open_live,
             Scan: self._scan,
             Get: self._get,
+            Keep: self._keep_disk,
             CloseSource: self._close_source,
             MakeDisk: self._make,
             GrowDisk: self._grow,
@@ -122,6 +131,7 @@ class Session:
             directory.leave()
             raise
         self._directory = directory
+        recover(self._files, directory)
         cache = None
         if message.create:
             cache, self._cache_note = Cache.open(self._files, directory.base_fd, message.base)
@@ -147,6 +157,7 @@ class Session:
                 if has(directory.base_fd, str(message.vm)) is None:
                     return Done()  # another removal was faster
                 raise
+            self._shelved += shelve(self._files, directory)
             (remove_disk if message.name else remove_directory)(self._files, directory)
         finally:
             directory.leave()
@@ -164,7 +175,9 @@ class Session:
         return intake
 
     def _options(self, message: CacheOptions) -> Message:
-        self._receiving().use(message)
+        if self._source is None:
+            self._receiving().use(message)
+        self._shelf.use(message)
         return Done()
 
     def _clone_local(self, message: CloneLocal) -> Message:
@@ -220,14 +233,26 @@ class Session:
         return self._explained(intake.commit(message.manifest))
 
     def _open_source(self, message: OpenSource) -> Message:
-        directory = self._directory
-        assert directory is not None
+        directory = self._to_be_read()
+        return self._read_from(open_disk(self._files, directory, message.format))
+
+    def _open_live(self, message: OpenLive) -> Message:
+        directory = self._to_be_read()
+        self._live = True
+        return self._read_from(open_live(self._files, directory, message, self._alive))
+
+    def _to_be_read(self) -> VmDirectory:
+        assert self._directory is not None
         if self._source is not None:
             raise ProtocolError("a disk is open for reading already")
-        fd = open_disk(self._files, directory, message.format)
+        return self._directory
+
+    def _read_from(self, fd: int) -> Source:
+        assert self._directory is not None
         status = os.fstat(fd)
         self._source = fd, Identity.of(status)
-        self._door.hand_out({"do": "fetch", "shown": f"reading {directory.disk}"}, [fd])
+        self._rested = self._source[1].settled(time.time_ns())
+        self._door.hand_out({"do": "fetch", "shown": f"reading {self._directory.disk}"}, [fd])
         data = min(status.st_blocks * 512, status.st_size)
         return Source(status.st_size, data, stat.S_IMODE(status.st_mode))
 
@@ -247,11 +272,18 @@ class Session:
                 pool.map(lambda half: hash_page(fd, identity.size, message.chunk, *half), (h for h in halves if h[1]))
             )
         digests = b"".join(page.digests for page in pages)
+        self._shelf.read(message.first, message.chunk, digests)
         return Offer.make(message.first, digests, [run for page in pages for run in page.runs])
 
     def _get(self, message: Get) -> Message:
         """As for a lane, for a disk of which little is wanted."""
         return read_chunk(self._reading()[0], message)
+
+    def _keep_disk(self, message: Keep) -> Message:
+        fd, identity = self._reading()
+        assert self._directory is not None
+        self._shelf.keep(self._directory, fd, identity, self._rested, message.manifest)
+        return Done()
 
     def _close_source(self, message: CloseSource) -> Message:
         fd, identity = self._reading()
@@ -293,9 +325,21 @@ class Session:
         if self._source:
             os.close(self._source[0])
         if self._directory:
+            self._forget_live()
             self._directory.leave()
         if self._intake:
             self._intake.finish_tee()
             self._intake.abandon()
+        self._shelf.finish()
+        for shelved in self._shelved:
+            shelved.finish()
         if self._upkeep:
             self._upkeep.close()
+
+    def _forget_live(self) -> None:
+        assert self._directory is not None
+        try:
+            if self._live:
+                remove_live(self._files, self._directory)
+        except OSError:
+            pass  # the next action on this disk, or its removal, takes it away

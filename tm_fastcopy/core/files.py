@@ -186,6 +186,10 @@ class Files:
         """Give *old* the name *new*, in one step; what had that name before is gone."""
         os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
+    def move(self, directory: int, name: str, target: int, new: str) -> None:
+        """Give the file *name* the name *new* in another directory of the same file system, in one step."""
+        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=target)
+
     def exchange(self, directory: int, one: str, other: str) -> bool:
         """Swap two names in one step; False where the file system or the C library cannot."""
         try:

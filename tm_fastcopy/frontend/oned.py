@@ -20,12 +20,16 @@ from ..core.errors import FastcopyError, Refused
 _TIMEOUT = 30.0  # seconds; oned answers within milliseconds, and within seconds under load
 _MAX_AUTH = 4096
 _MAX_ATTRIBUTE = 4097  # characters; a path may have 4095, and what is longer than any value should be seen to be so
+_MAX_NAME = 256  # characters of a VM's name on its host, which is "one-<id>" or a UUID, and of a driver's
 _ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # no name that a driver looks for is longer
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a VM; sizes in MiB, None where oned gives none; *fs* is the file system of a volatile one, or ""."""
+    """A disk of a VM; sizes in MiB, None where oned gives none; *fs* is the file system of a volatile one, or "".
+
+    *source* is the path of its image, and *target* the name that the hypervisor has for it; "" if there is none.
+    """
 
     id: int
     size: Optional[int]
@@ -33,6 +37,8 @@ class Disk:
     format: str
     sparse: bool
     fs: str = ""
+    source: str = ""
+    target: str = ""
 
 
 class NoAnswer(FastcopyError):
@@ -53,12 +59,17 @@ def check_format(disk: Disk) -> str:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it."""
+    """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it.
+
+    *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
+    """
 
     id: int
     seq: int
     disks: Mapping[int, Disk]
     lcm_state: int = 0
+    deploy_id: str = ""
+    hypervisor: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,10 +112,17 @@ class Oned:
     def vm(self, vm_id: int) -> Vm:
         """The VM; `FastcopyError` if there is none, or oned does not answer."""
         root = self.ask("one.vm.info", vm_id, False)
-        records = [_int(item.findtext("SEQ")) or 0 for item in root.iterfind("HISTORY_RECORDS/HISTORY")]
+        records = {_int(item.findtext("SEQ")) or 0: item for item in root.iterfind("HISTORY_RECORDS/HISTORY")}
+        seq = max(records, default=0)
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
-        state = _int(root.findtext("LCM_STATE")) or 0
-        return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks}, state)
+        return Vm(
+            vm_id,
+            seq,
+            {disk.id: disk for disk in disks},
+            _int(root.findtext("LCM_STATE")) or 0,
+            (root.findtext("DEPLOY_ID") or "")[:_MAX_NAME],
+            (records[seq].findtext("VM_MAD") or "")[:_MAX_NAME] if records else "",
+        )
 
     def datastores(self) -> Dict[int, Datastore]:
         """All datastores by id."""
@@ -173,6 +191,8 @@ def _disk(item: ElementTree.Element) -> Disk:
         (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
         (item.findtext("SPARSE") or "YES").upper() != "NO",
         item.findtext("FS") or "",
+        (item.findtext("SOURCE") or "")[:_MAX_ATTRIBUTE],
+        (item.findtext("TARGET") or "")[:_MAX_NAME],
     )
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Optional
 from ..core.errors import FastcopyError, classify
 from .call import Call
 
-ACTIONS = ("clone", "mvds", "delete", "mkimage", "mkswap", "context", "resize", "restore")
+ACTIONS = ("clone", "ln", "mvds", "cpds", "delete", "mkimage", "mkswap", "context", "resize", "restore")
 _LONGEST = 2000  # characters; oned keeps an error in a VM's attribute
 
 Log = Callable[[str], None]

@@ -1,7 +1,8 @@
-"""Pull: brings a VM's disk back as an image, of which only the chunks that changed travel.
+"""Pull: brings a VM's disk to the front-end as an image, of which only the chunks that changed travel.
 
 The new image is staged beside the old one, beginning as its reflink (or, where there is none, taking unchanged
-chunks from it as a seed), and takes its name in one step.  The host's disk is not touched.
+chunks from it as a seed), and takes its name in one step.  The host's disk is not touched.  Where there is no old one,
+because the disk is saved as a new image, the image that the disk was made of serves as the seed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from ..core import qcow2
 from ..core.assembly import Assembly
 from ..core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError, Refused, classify
 from ..core.files import Files, free_bytes, room
+from ..core.identity import Identity, backdate
+from ..core.image_messages import Keep
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
 from ..core.paths import has, relative_to_any
@@ -23,7 +26,8 @@ from ..core.publish import Staged, replace, staging_name
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room, store_chunk
 from ..core.tree import tree_name
-from ..core.wire import Done, Message
+from ..core.wire import Done, Message, expect
+from .cache_options import cache_options
 from .compression import Compression, Slice
 from .host import Host
 from .image import Image, ManifestStore, open_place
@@ -45,10 +49,11 @@ class Pulled:
 
 
 class _OldImage:
-    """The image that is being replaced, as a seed.  *remembered*: its manifest was not made just now."""
+    """The image that is being replaced, as a seed; or (not *replaced*) another that stays.  *remembered*: its manifest
+    was not made just now."""
 
-    def __init__(self, image: Image, manifest: Manifest, remembered: bool) -> None:
-        self.image, self.manifest, self.remembered = image, manifest, remembered
+    def __init__(self, image: Image, manifest: Manifest, remembered: bool, replaced: bool) -> None:
+        self.image, self.manifest, self.remembered, self.replaced = image, manifest, remembered, replaced
         self._places = {digest: index for index, digest in enumerate(manifest) if digest != ZERO_DIGEST}
 
     def find(self, digest: bytes) -> Optional[Place]:
@@ -78,7 +83,12 @@ class _OldImage:
 
 
 class Pull:
-    """One disk on its way to one image; `run` once."""
+    """One disk on its way to one image; `run` once.
+
+    *seed* is None for a disk that is brought back as its own image, which must not shrink.  For one that is saved as a
+    new image it is the path of the image that it was made of, or "".  *opening* has the agent open the disk (default:
+    `OpenSource`).  *keep*: the host may keep the disk's content in its cache, as the settings say.
+    """
 
     def __init__(
         self,
@@ -90,8 +100,13 @@ class Pull:
         files: Files,
         format: str = "raw",
         phases: Optional[Phases] = None,
+        seed: Optional[str] = None,
+        opening: Optional[Message] = None,
+        keep: bool = False,
     ) -> None:
         self._phases = phases or Phases()
+        self._seed, self._opening = seed, opening or OpenSource(format)
+        self._options = cache_options(settings) if keep else None
         self._host, self._path, self._bases, self._store, self._files = host, path, list(bases), store, files
         self._lanes, self._compression = settings.lanes, Compression(settings.compression)
         self._slices: Dict[int, Slice] = {}
@@ -112,12 +127,12 @@ class Pull:
         staging: Optional[Staging] = None
         try:
             self._phases.enter("disk")
-            source: Source = await self._host.ask(OpenSource(self._format), Source)
+            source: Source = await self._host.ask(self._opening, Source)
             self._needed = source.data
             check_geometry(source.size, chunk_size_for(source.size))
             self._phases.enter("image")
             old = await in_thread(self._old_image)
-            if old and self._format == "raw" and source.size < old.image.size:
+            if old and self._seed is None and self._format == "raw" and source.size < old.image.size:
                 raise Refused(
                     f"the disk has {source.size} bytes and its image {old.image.size}: disks do not shrink, so this "
                     "one is damaged; the image stays as it is"
@@ -151,20 +166,27 @@ class Pull:
         )
 
     def _old_image(self) -> Optional[_OldImage]:
-        """Open the image that will be replaced, with its manifest; None if there is none."""
-        if has(self._directory, self._name) is None:
+        """Open the image that will be replaced, or the seed, with its manifest; None if there is none."""
+        replaced = has(self._directory, self._name) is not None
+        path = self._path if replaced else self._seed
+        if not path:
             return None
-        image = Image.open(self._path, self._bases, self._format)
+        try:
+            image = Image.open(path, self._bases, self._format)
+        except FastcopyError:
+            if replaced:
+                raise
+            return None  # a seed is only ever a help
         try:
             chunk = chunk_size_for(image.size)
             manifest = self._store.get(image)
             if manifest is not None:
-                return _OldImage(image, manifest, remembered=True)
+                return _OldImage(image, manifest, True, replaced)
             pages = (image.page(chunk, *place, None) for place in image.pages(chunk, None))
             manifest = Manifest(image.size, chunk, b"".join(page.digests for page in pages))
             image.check()
             self._store.put(image, manifest)
-            return _OldImage(image, manifest, remembered=False)
+            return _OldImage(image, manifest, False, replaced)
         except BaseException:
             image.close()
             raise
@@ -177,7 +199,7 @@ class Pull:
 
     async def _assemble(self, source: Source, old: Optional[_OldImage], staging: Staging) -> Receipt:
         chunk = old.manifest.chunk_size if old else chunk_size_for(source.size)
-        mode = old.image.mode if old else _NEW_IMAGE_MODE
+        mode = old.image.mode if old and old.replaced else _NEW_IMAGE_MODE
         seed = old
         if chunk_count(source.size, chunk) > MAX_CHUNKS:
             seed, chunk = None, chunk_size_for(source.size)  # grown out of its chunk size: fetched whole
@@ -195,15 +217,33 @@ class Pull:
                 raise
             self._phases.enter("publish")
             manifest = await in_thread(assembly.finish)
-            await self._host.ask(CloseSource(), Done)
-            if old:
+            await self._close_source(manifest)
+            if old and old.replaced:
                 old.image.check()
             if self._format == "qcow2":
                 await in_thread(self._check_header, staging, old)
-            staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
-            return await in_thread(replace, self._files, staged, self._name, self._file, mode)
+            return await in_thread(self._publish, staging, manifest, mode)
         finally:
             table.close()
+
+    async def _close_source(self, manifest: Manifest) -> None:
+        """Have the disk looked at once more, and, where that is wanted, kept: the agent does that when all is over."""
+        wishes = [self._options, Keep(manifest.id)] if self._options else []
+        *_, closed = await self._host.ask_all([*wishes, CloseSource()])
+        expect(closed, Done)
+
+    def _publish(self, staging: Staging, manifest: Manifest, mode: int) -> Receipt:
+        """Give the image its name, and remember what is in it: the next action need not read it."""
+        try:
+            backdate(self._files, staging.fd)
+            dated = True
+        except OSError:
+            dated = False  # then the next action reads it
+        staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
+        receipt = replace(self._files, staged, self._name, self._file, mode)
+        if dated:
+            self._store.put_written(Identity.of(os.fstat(staging.fd)), manifest)
+        return receipt
 
     def _check_header(self, staging: Staging, old: Optional[_OldImage]) -> None:
         """Refuse what must not become an image.  The agent has looked as well; an image is read by every host."""
@@ -211,7 +251,7 @@ class Pull:
         try:
             header = qcow2.read(staging.fd, shown)
             qcow2.check_stand_alone(header, shown)
-            if old and header.size < qcow2.read(old.image.fd, self._path).size:
+            if old and self._seed is None and header.size < qcow2.read(old.image.fd, self._path).size:
                 raise Refused(
                     f"{shown} is smaller for its guest than the image is: disks do not shrink, so this one is damaged; "
                     "the image stays as it is"
@@ -221,12 +261,14 @@ class Pull:
             raise
 
     def _assembly(self, table: ChunkTable, old: Optional[_OldImage], staging: Staging, source: Source) -> Assembly:
-        check = old is not None and old.remembered  # what has to be read anyway is also verified
+        # What has to be read anyway is also verified.
+        check = old is not None and (old.remembered or not old.replaced)
         if not staging.fresh:  # what an earlier action left is looked at and kept
             missing = max(0, source.data - os.fstat(staging.fd).st_blocks * 512)
             need_room(self._path, missing, room(self._files, self._directory, missing))
             return Assembly(self._files, staging, table, old, check_seeds=check)
         if old and self._files.clone(staging.fd, old.image.fd):
+            old.image.check()
             self._files.truncate(staging.fd, source.size)
             staging.fresh = False
             self._planned = 0
