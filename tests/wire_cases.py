@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, image_messages, messages, restore_messages, volatile_messages, wire
+from tm_fastcopy.core import (
+    cache_messages,
+    image_messages,
+    messages,
+    move_messages,
+    restore_messages,
+    volatile_messages,
+    wire,
+)
+from tm_fastcopy.core.listing import Entry, encode
+
+LISTED = [
+    Entry("", "d", 0o755),
+    Entry("disk.1", "l", 0o777, text="disk.1.snap/0"),
+    Entry("disk.1.snap", "d", 0o755),
+    Entry("disk.1.snap/0", "f", 0o640, 1 << 32, 824 << 20, 1700000000123456789),
+]
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -52,4 +68,26 @@ CASES: List[wire.Message] = [
     restore_messages.DropTree('{"version": 1}'),
     image_messages.Keep("ab" * 32),
     image_messages.OpenLive("qcow2", "qemu:///system", "one-42", "vda", 60),
+    move_messages.OpenMove("/var/lib/one/datastores/100", 42, 3, 1700000000000001, "fastcopy"),
+    move_messages.WriteToken(),
+    move_messages.Token(".fastcopy.token.0123456789abcdef0123456789abcdef"),
+    move_messages.DropToken(),
+    move_messages.FindToken(".fastcopy.token.0123456789abcdef0123456789abcdef", "/var/lib/one/datastores/101"),
+    move_messages.Seen(False, True, True),
+    move_messages.TakeGuard(True),
+    move_messages.BeginLeaving(),
+    move_messages.Listing.make(LISTED),
+    move_messages.BeginArriving("host1:/var/lib/one/datastores/100/42", encode(LISTED)),
+    move_messages.HasArrived("host1:/var/lib/one/datastores/100/42"),
+    move_messages.ReadFile(2),
+    move_messages.WriteFile(2, 256 << 10, True),
+    move_messages.Arrive(),
+    move_messages.Depart('{"path": "/d/42/.fastcopy.receipt"}'),
+    move_messages.Relocate("/var/lib/one/datastores/101", "host1:/var/lib/one/datastores/100/42", "disk.0\ndisk.3"),
+    move_messages.Relocated("renamed"),
+    move_messages.LookAt("/var/lib/one/datastores/101"),
+    move_messages.Looked(False, "disk.0\nvm.xml"),
+    move_messages.Clear(True),
+    move_messages.Forward("host2", "ab" * 32, 6 << 20, "/tmp/fastcopy-abc/lanes", "0123456789abcdef0123456789abcdef"),
+    move_messages.Carry(7, 262144, 65536, True),
 ]

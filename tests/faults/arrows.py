@@ -8,6 +8,7 @@ writes down what it sees (a discovery run), and stops the process before or afte
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,15 @@ _PART = r"\.fastcopy\.part"
 _TREE = r"/\.disk\.[0-9]+\.snap"
 _KINDS = [
     (r"/#[0-9]+", "unnamed file"),
+    (r"/\.fastcopy\.token\.[0-9a-f]{32}", "token"),
+    (r"/ds/[0-9]+/\.[0-9]+\.fastcopy\.(part|moved|old)/\.fastcopy\.receipt", "staged note"),
+    (r"/ds/[0-9]+/\.[0-9]+" + _PART + r"/.+", "staged file"),
+    (r"/ds/[0-9]+/\.[0-9]+" + _PART, "staged directory"),
+    (r"/ds/[0-9]+/\.[0-9]+\.fastcopy\.moved/.+", "departed file"),
+    (r"/ds/[0-9]+/\.[0-9]+\.fastcopy\.moved", "departed directory"),
+    (r"/ds/[0-9]+/\.[0-9]+\.fastcopy\.old/.+", "old file"),
+    (r"/ds/[0-9]+/\.[0-9]+\.fastcopy\.old", "old directory"),
+    (r"/ds/[0-9]+/[0-9]+/\.fastcopy\.receipt", "note"),
     (_TREE + _PART + r"/\.0" + _PART, "disk staging"),
     (_TREE + _PART + r"/[^/]*", "staged tree's file"),
     (_TREE + _PART, "staged tree"),
@@ -48,6 +58,7 @@ _KINDS = [
     (r"/\.fastcopy", "cache root"),
     (r"/\.\.monitor" + _PART, "monitor staging"),
     (r"/\.monitor", "monitor"),
+    (r"/ds/[0-9]+/[0-9]+/(tpm(/state)?|vm\.xml|empty)", "VM's file"),  # of `Site.put_household`
     (r"/ds/[0-9]+/[0-9]+", "VM directory"),
     (r"/ds/[0-9]+", "system datastore"),
     (r"/ds", "datastores"),
@@ -147,6 +158,8 @@ class RecordingFiles(Files):
         self._depth += 1
         result: Any = False
         try:
+            if method == "move" and method in self._lacking:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             result = method not in self._lacking and call()
             return result
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 from typing import Dict, List, Optional, Set
 
 from tm_fastcopy.agent.cache import Cache
@@ -16,11 +17,57 @@ from tm_fastcopy.agent.room import sweep
 from tm_fastcopy.core.errors import FastcopyError
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.hashing import hash_page
+from tm_fastcopy.core.listing import RECEIPT, TOKEN
 from tm_fastcopy.core.manifest import Manifest
 from tm_fastcopy.frontend.image import Image
 
 from .scenarios import OVER_TREE, VM, Scenario
 from .site import CHUNK, Site, sha, sha_of, tree
+
+Survey = Optional[Dict[str, str]]
+
+
+def survey(directory: Path) -> Survey:
+    """What lies in a VM's directory, but for what the product itself puts there by name; None if there is none."""
+    if not directory.is_dir():
+        return None
+    found = {".": oct(directory.stat().st_mode)}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if name == RECEIPT or path.name.startswith(TOKEN):
+            continue
+        content = os.readlink(path) if path.is_symlink() else "" if path.is_dir() else str(sha_of(path))
+        found[name] = f"{path.lstat().st_mode:o} {content}"
+    return found
+
+
+class Places:
+    """Both ends of a move, and what was at them before it."""
+
+    def __init__(self, site: Site, scenario: Scenario) -> None:
+        self._source, self._target = site.base / str(VM), (site.near if scenario.near else site.other) / str(VM)
+        self.moved, self._old = survey(self._source), survey(self._target)
+
+    def after_crash(self) -> List[str]:
+        """What is wrong after a crash at any point: the source is whole, or the target is, and neither is torn."""
+        here, there = survey(self._source), survey(self._target)
+        wrong: List[str] = []
+        if here not in (None, self.moved):
+            wrong.append("wrong: the source is torn")
+        if there not in (None, self.moved, self._old) and len(there or {}) > 1:
+            wrong.append("wrong: the target is torn")
+        if self.moved not in (here, there):
+            wrong.append("lost: neither the source is whole nor the target")
+        return wrong
+
+    def after_success(self) -> List[str]:
+        """What is wrong after the move has reported success."""
+        wrong = [] if survey(self._target) == self.moved else ["lost: the target is not what was moved"]
+        wrong += [] if survey(self._source) is None else ["wrong: the source is still there"]
+        for place in (self._source.parent, self._target.parent):
+            left = [path.name for path in place.iterdir() if path.name.startswith(f".{VM}.")]
+            wrong += [f"left behind for ever: {name}" for name in left]
+        return wrong
 
 
 class State:
@@ -31,6 +78,7 @@ class State:
         self.image = sha_of(site.image)
         self.disk = self._disk()
         self.others = self._others()
+        self.places = Places(site, scenario) if scenario.action == "mv" else None
 
     def _disk(self) -> Optional[str]:
         """SHA-256 of what can be known of the disk."""
@@ -46,6 +94,8 @@ class State:
 
     def after_crash(self) -> List[str]:
         """What is wrong with the files after a crash at any point."""
+        if self.places:
+            return self.places.after_crash() + cache_problems(self.site)
         site, wanted = self.site, sha(self.scenario.result)
         if self.scenario.writes_image:
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {self.disk}, "image": {self.image, wanted}}
@@ -57,6 +107,8 @@ class State:
 
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
+        if self.places:
+            return self.places.after_success() + cache_problems(self.site)
         wanted = sha(self.scenario.result)
         back = self.scenario.writes_image
         allowed: Dict[str, Set[Optional[str]]] = {
@@ -127,7 +179,8 @@ def memory_problems(site: Site) -> List[str]:
 
 
 _KEPT = re.compile(
-    r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
+    r"(host|front)/ds/[0-9]/\.monitor|host/ds/3/1/.*|front/ds/2/1/.*"  # of a move: `Places` has looked at it
+    r"|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
     r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.(source|kept))"
     r"|front/images/(image(\.snap/0)?|base)"
     r"|front/one/(auth|backup|var/remotes/.*|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
@@ -147,8 +200,11 @@ def left_over(site: Site) -> List[str]:
         sweep(cache.files, cache, later)
         leased(cache.files, cache, later)
         os.close(fd)
+    for machine in (site.host, site.front):  # the next move an hour later does this
+        for path in (machine / "ds").rglob(TOKEN + "*"):
+            path.unlink()
     found = [f"host/ds/{name}" for name in tree(site.host / "ds")]
-    for top in ("images", "one"):
+    for top in ("images", "one", "ds"):
         found += [f"front/{top}/{name}" for name in tree(site.front / top)]
     lonely = [
         name for name in found

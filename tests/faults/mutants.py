@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict
 
-from tm_fastcopy.agent import cache, disk, intake, lanes
+from tm_fastcopy.agent import arrival, cache, departure, disk, intake, lanes
 from tm_fastcopy.core import publish, staging, tree
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import Staged
@@ -150,6 +150,33 @@ def link_before_tree() -> None:
     tree._take_place = hasty
 
 
+def depart_in_place() -> None:
+    """What was moved is removed under its own name, file by file.
+
+    Found by the kill in the middle: half a directory stands where the VM's was, and the repeated move takes it for the
+    whole.
+    """
+
+    def torn(files: Files, base: int, name: str, shown: str, manifest: str, receipt: Receipt) -> None:
+        tree.remove_tree(files, base, name, shown)
+
+    departure.give_up = torn  # type: ignore[attr-defined]
+
+
+def arrive_without_fsync() -> None:
+    """The files that were moved are not made durable.  Found by the rules for the recorded order."""
+    plain = arrival.Arrival.commit
+
+    def careless(self: arrival.Arrival, manifest_id: str) -> None:
+        held, self._files = self._files, _NoSync(self._files)  # type: ignore[assignment]
+        try:
+            plain(self, manifest_id)
+        finally:
+            self._files = held
+
+    arrival.Arrival.commit = careless  # type: ignore[method-assign]
+
+
 MUTANTS: Dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -161,6 +188,8 @@ MUTANTS: Dict[str, Callable[[], None]] = {
         manifest_without_fsync,
         publish_in_place,
         link_before_tree,
+        depart_in_place,
+        arrive_without_fsync,
     )
 }
 

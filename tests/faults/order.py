@@ -35,7 +35,7 @@ def broken_rules(lines: List[Line]) -> List[str]:
             unsynced.add(path)
         elif line.method == "sync":
             unsynced.discard(path)
-        elif line.method in ("rename", "exchange"):
+        elif line.method in ("rename", "exchange", "move"):
             if _at_or_below(path, unsynced) or _at_or_below(path, waiting):
                 problems.append(f"{line.change} before the content is durable")
             if not line.change.endswith(_MAY_VANISH):
@@ -48,6 +48,8 @@ def broken_rules(lines: List[Line]) -> List[str]:
             aside = {name for name in aside if os.path.dirname(name) != path}
         elif line.method in ("unlink", "remove_directory") and any(_at_or_below(name, [path]) for name in aside):
             problems.append(f"{line.change} before the exchange is durable")
+        elif line.method == "unlink":
+            unsynced.discard(path)
     return problems + [f"{line.change}, and its directory is never synced" for line in waiting.values()]
 
 

@@ -9,6 +9,8 @@ A spec is a plain dictionary, handed from the test to the front-end's process an
     log, plan, lacking                               what `RecordingFiles` does
     mutant                                           the name of a deliberate breakage
     link                                             what `Faulty` does, and to which links
+    other_base, near_base                            system datastores on the other machine, and on the same one
+    apart                                            whether a host sees nothing of the other machine's directories
     same_machine                                     whether host and front-end find out that they are one machine
     silence, answer, ping, publishing, follow, pauses  waits of the product, in seconds, shortened
     max_chunks                                       the product's own choice of a chunk size, with another bound
@@ -30,8 +32,9 @@ from typing import Any, Dict, List, Optional
 from tm_fastcopy.agent import cache as agent_cache
 from tm_fastcopy.agent import lanes as agent_lanes
 from tm_fastcopy.agent import main as agent_main
+from tm_fastcopy.agent import moving, relocation
 from tm_fastcopy.core import identity, manifest
-from tm_fastcopy.frontend import agents, bundle, call, channel, lanes, main, perform, pull, push
+from tm_fastcopy.frontend import agents, bundle, call, channel, lanes, main, move, perform, pull, push
 from tm_fastcopy.frontend.call import Call
 from tm_fastcopy.frontend.oned import Datastore, Disk, Vm
 from tm_fastcopy.frontend.services import Services
@@ -54,7 +57,7 @@ def run_action(spec: Dict[str, Any], fds: List[int]) -> None:
     if "max_chunks" in spec:
         pull.MAX_CHUNKS = spec["max_chunks"]
     else:
-        for module in (push, pull):
+        for module in (push, pull, move):
             module.chunk_size_for = lambda size: spec["chunk"]
     # The walk's images were made a moment ago.  Clocks that tick finely enough make that safe here.
     identity.SETTLED_NS = 0
@@ -84,10 +87,13 @@ def run_agent(spec: Dict[str, Any], fds: List[int]) -> None:
     os.dup2(os.open(spec["agent_errors"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 2)
     sys.stderr = open(2, "w", closefd=False)
     plan = Plan.decode(spec["plan"]) if spec["plan"] else None
-    if plan and plan.how == "cut" and plan.mount == spec["host_mount"] and os.path.exists(plan.hit):
+    mount = spec["host_mount"] if spec["machine"] == "host" else spec["front_mount"]
+    if plan and plan.how == "cut" and plan.mount == mount and os.path.exists(plan.hit):
         return  # the host has no power
     _shorten(spec)
     mutants.apply(spec["mutant"])
+    if spec.get("apart"):
+        moving.sees = lambda base, token: False  # both machines' directories lie in one tree here
     if not spec.get("same_machine"):
         identity.BOOT_ID = "/nonexistent"  # the two machines may be one directory: the image is to travel all the same
     # A killed agent leaves the directory of its socket behind: it shall be one that the test removes.
@@ -104,7 +110,8 @@ def run_agent(spec: Dict[str, Any], fds: List[int]) -> None:
         line += byte
     _, digest, _, mode = line.decode().split()
     os.write(1, b"\nHAVE\n")
-    agent_main.main(mode, 0, 1, digest, _files("agent" if mode == "control" else "lane", spec))
+    role = "agent" if mode == "control" else "lane"
+    agent_main.main(mode, 0, 1, digest, _files(role if spec["machine"] == "host" else f"target's {role}", spec))
 
 
 PROGRAMS = {"frontend": run_action, "host": run_agent}
@@ -115,6 +122,8 @@ def _files(role: str, spec: Dict[str, Any]) -> RecordingFiles:
 
 
 def _shorten(spec: Dict[str, Any]) -> None:
+    move.reaches = _apart
+    relocation.chunk_size_for = lambda size: spec["chunk"]
     manifest.MAX_CHUNKS = spec.get("max_chunks", manifest.MAX_CHUNKS)
     agent_main.SILENCE = spec.get("silence", agent_main.SILENCE)
     agents.PING = spec.get("ping", agents.PING)
@@ -124,6 +133,11 @@ def _shorten(spec: Dict[str, Any]) -> None:
     agent_cache._PUBLISHING = spec.get("publishing", agent_cache._PUBLISHING)
     if "answer" in spec:
         channel.Channel.receive.__defaults__ = (spec["answer"],)
+
+
+async def _apart(source: Any, target: Any) -> str:
+    """No machine dials another here: there is no ssh."""
+    return "the machines of the walk do not reach each other"
 
 
 class ForkDialer:
@@ -136,7 +150,7 @@ class ForkDialer:
     async def dial(self, name: str, bulk: bool) -> Any:
         """See `Dialer`."""
         ours, theirs = socket.socketpair()
-        forks.start(self._spec["forks"], "host", self._spec, [theirs.fileno()])
+        forks.start(self._spec["forks"], "host", {**self._spec, "machine": name}, [theirs.fileno()])
         theirs.close()
         link = await StreamLink.over(ours)
         faults: Optional[Dict[str, Any]] = self._faults
@@ -186,6 +200,8 @@ class _Oned:
         return {
             0: Datastore(0, self._spec["base"], True),
             1: Datastore(1, self._spec["images"], False),
+            2: Datastore(2, self._spec["other_base"], True),
+            3: Datastore(3, self._spec["near_base"], True),
         }
 
 

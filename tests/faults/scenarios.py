@@ -159,6 +159,26 @@ def as_context(data: bytes) -> bytes:
     return found.getvalue()
 
 
+def _furnished(site: Site, run: Run) -> None:
+    """The VM has everything that a VM has; the target has nothing."""
+    site.put_household(VM, OLD)
+
+
+def _furnished_over(site: Site, run: Run) -> None:
+    """An earlier attempt left a directory at every target."""
+    _furnished(site, run)
+    for base in (site.other, site.near):
+        (base / str(VM) / "deep").mkdir(parents=True)
+        (base / str(VM) / "deep" / "stale").write_bytes(b"stale")
+        write_image(base / str(VM) / "disk.0", SAME_SIZE)
+
+
+def _half_moved(site: Site, run: Run) -> None:
+    """An earlier move was killed in the middle, with all processes."""
+    _furnished(site, run)
+    run(MV_RESUMED.spec(site), Arrow("target's lane", "write staged file", 4))
+
+
 def _restorable(site: Site, run: Run) -> None:
     """The VM has a disk with snapshots, and OpenNebula's datastore driver has a backup of it."""
     _over_tree(site, run)
@@ -185,7 +205,7 @@ class Scenario:
     says of the disk's size and original size, in MiB, *mode* the image's permissions where the action replaces it.
     *prepare* makes the rest of the state.  *seen* gives, of a disk's bytes, what is compared.  *size* (MiB), *fs* and
     *sparse* are for disks that have no image.  *keeps*: the host keeps what is brought back; one scenario has that to
-    walk.
+    walk.  *near*: the target of a move is another datastore of the same host.
     """
 
     name: str
@@ -205,6 +225,7 @@ class Scenario:
     fs: str = ""
     sparse: bool = True
     keeps: bool = False
+    near: bool = False
 
     @property
     def writes_image(self) -> bool:
@@ -213,6 +234,7 @@ class Scenario:
 
     def _argv(self, site: Site) -> List[str]:
         source, disk, end = f"fe:{site.image}", f"host:{site.disk(VM)}", [str(VM), "0"]
+        target, number = (f"host:{site.near}", "3") if self.near else (f"other:{site.other}", "2")
         return {
             "clone": [source, disk, *end],
             "ln": [source, disk, *end],
@@ -223,6 +245,7 @@ class Scenario:
             "mkswap": [str(self.size), disk, *end],
             "resize": [disk, str(self.size), *end],
             "context": [f"{__file__}:context.sh", disk, *end],
+            "mv": [f"host:{site.base}/{VM}", f"{target}/{VM}", str(VM), number],
         }[self.action]
 
     def spec(self, site: Site) -> Spec:
@@ -234,6 +257,10 @@ class Scenario:
             "base": str(site.base),
             "images": str(site.images),
             "host_mount": str(site.host),
+            "front_mount": str(site.front),
+            "other_base": str(site.other),
+            "near_base": str(site.near),
+            "apart": True,
             "disk": self.disk,
             "source": str(site.images / "base"),
             "cache": "yes" if self.keeps or not self.writes_image else "no",
@@ -312,7 +339,27 @@ CONTEXT = Scenario(
 )
 VOLATILE = [MKIMAGE, MKIMAGE_QCOW2, MKSWAP, RESIZE, CONTEXT]
 
+_INLINE = 1 << 24  # bytes that go without a lane: six files, and a lane for each would take most of the time
+_PLACES = "VM directory|system datastore"  # what gives directories their names; other scenarios have walked the rest
+
+MV = Scenario("mv", "mv", "", b"", _furnished, inline=_INLINE)
+MV_OVER = Scenario(
+    "mv over a directory",
+    "mv", "", b"", _furnished_over, arrows=f"{_PLACES}|note|(sync|remove)_directory staged", inline=_INLINE,
+)
+MV_WITHOUT_EXCHANGE = Scenario(
+    "mv over a directory without exchange",
+    "mv", "", b"", _furnished_over, lacking=("exchange",), arrows=f"{_PLACES}|old", inline=_INLINE,
+)
+MV_RESUMED = Scenario("mv resumed", "mv", "", b"", _half_moved, arrows="(create|truncate|allocate|write) staged")
+MV_RENAMED = Scenario("mv by renaming", "mv", "", b"", _furnished_over, near=True)
+MV_COPIED = Scenario(
+    "mv by copying", "mv", "", b"", _furnished_over, lacking=("move",), near=True, arrows=f"{_PLACES}|departed"
+)
+MOVES = [MV, MV_OVER, MV_WITHOUT_EXCHANGE, MV_RESUMED, MV_RENAMED, MV_COPIED]
+
 SCENARIOS = [
+    *MOVES,
     CLONE_COLD,
     CLONE_GROWN,
     CLONE_WARM,

@@ -2,6 +2,7 @@
 
     <host>/ds/0               system datastore        <front>/images      image datastore
     <host>/ds/.fastcopy       the cache               <front>/one/var     the front-end's memory of manifests
+    <host>/ds/3               another one, for moves  <front>/ds/2        another one, on another host
     <host>/before             copy of ds to begin each run with; <front>/before likewise
 """
 
@@ -143,6 +144,7 @@ class Site:
         self.volumes = {"host": host_volume, "front": front_volume}
         self.base, self.cache = host / "ds" / "0", host / "ds" / ".fastcopy" / "cache"
         self.images, self.one = front / "images", front / "one"
+        self.near, self.other = host / "ds" / "3", front / "ds" / "2"
         self.image = self.images / "image"
         self.in_tree = False
         self.memory = self.one / "var" / "fastcopy" / "manifests"
@@ -153,7 +155,7 @@ class Site:
         for top in (self.host, self.front):
             for name in ("ds", "images", "one", "before"):
                 shutil.rmtree(top / name, ignore_errors=True)
-        for path in (self.base, self.images, self.one / "var"):
+        for path in (self.base, self.near, self.other, self.images, self.one / "var"):
             path.mkdir(parents=True)
 
     def restore_image(self, layout: str) -> None:
@@ -189,9 +191,23 @@ class Site:
             write_image(tree / number, "Z")
         disk.symlink_to(f"disk.0.snap/{active}")
 
+    def put_household(self, vm: int, layout: str) -> None:
+        """Give a VM what a VM has: a raw disk, a chain of qcow2 files, and files beside them."""
+        directory = self.base / str(vm)
+        self.put_disk(vm, layout)
+        (directory / "disk.1.snap").mkdir()
+        write_image(directory / "disk.1.snap" / "0", "Q.b")
+        write_image(directory / "disk.1.snap" / "1", "Qc")
+        (directory / "disk.1").symlink_to("disk.1.snap/1")
+        (directory / "tpm").mkdir(mode=0o700)
+        (directory / "tpm" / "state").write_bytes(b"tpm")
+        (directory / "vm.xml").write_bytes(b"<VM/>")
+        (directory / "empty").write_bytes(b"")
+
     def remember(self) -> None:
         """Keep the state as it is, to begin each run with.  The image stays where it is: its identity is its inode."""
         _copy(self.host / "ds", self.host / "before" / "ds")
+        _copy(self.front / "ds", self.front / "before" / "ds")
         _copy(self.one, self.front / "before" / "one")
         _copy(self.images, self.front / "before" / "images")
 
@@ -201,6 +217,7 @@ class Site:
         None leaves the image datastore alone: clone does not write there.
         """
         _copy(self.host / "before" / "ds", self.host / "ds")
+        _copy(self.front / "before" / "ds", self.front / "ds")
         _copy(self.front / "before" / "one", self.one)
         if image is not None:
             _copy(self.front / "before" / "images", self.images)

@@ -8,7 +8,7 @@ from typing import Callable, List
 import pytest
 
 from .order import broken_rules
-from .scenarios import CLONE_COLD, CLONE_OVER_TREE, MVDS, MVDS_GROWN, Scenario
+from .scenarios import CLONE_COLD, CLONE_OVER_TREE, MV, MVDS, MVDS_GROWN, Scenario
 from .site import Site
 from .walk import Harness, Walk
 
@@ -71,6 +71,17 @@ def test_link_before_tree(harness: Harness, plain: Site) -> None:
     found = "wrong: the disk is neither old nor new"
     walk = Walk(harness, plain, CLONE_OVER_TREE, "link_before_tree").around("rename", until=found)
     assert _found(walk.kills().wrong, found)
+
+
+def test_depart_in_place(harness: Harness, plain: Site) -> None:
+    found = "wrong: the source is torn"
+    walk = Walk(harness, plain, MV, "depart_in_place").around("unlink", "remove_directory", until=found)
+    assert _found(walk.kills().wrong, found)
+
+
+def test_arrive_without_fsync(harness: Harness, plain: Site) -> None:
+    walk = Walk(harness, plain, MV, "arrive_without_fsync")
+    assert _found(broken_rules(walk.lines), "before the content is durable")
 
 
 @pytest.mark.parametrize("scenario", [CLONE_COLD, MVDS], ids=["clone", "mvds"])

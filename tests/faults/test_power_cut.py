@@ -38,6 +38,10 @@ from .scenarios import (
     LN_AGAIN,
     MKIMAGE_QCOW2,
     MKSWAP,
+    MOVES,
+    MV,
+    MV_OVER,
+    MV_RENAMED,
     MVDS,
     MVDS_FLAT,
     MVDS_READ_ONLY,
@@ -58,10 +62,11 @@ _NOT_CUT = (
     CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT,
     MKIMAGE_QCOW2, MKSWAP, LN_AGAIN, CPDS_OVER, CPDS_RESUMED,
 )  # fmt: skip
-CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
+CUT = [s for s in SCENARIOS if s not in _NOT_CUT and s not in MOVES and not s.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.
 _TREES = [scenario for scenario in CUT if scenario.format == "qcow2" or scenario is RESTORE]
 ON = [(s, fs) for s in CUT for fs in ("xfs", "ext4") if s not in _TREES or fs == ("xfs", "ext4")[_TREES.index(s) % 2]]
+ON += [(MV, "xfs"), (MV_OVER, "ext4"), (MV_RENAMED, "xfs")]
 SHARING = [CLONE_COLD, CLONE_WARM, CLONE_NEXT, MVDS, CLONE_TREE, CLONE_OVER_TREE]
 
 

@@ -21,7 +21,7 @@ from .invariants import State, left_over
 from .scenarios import CLONE_COLD, Scenario, Spec
 from .site import LOG_FLUSH, NO_LOG_FLUSH, Site
 
-_ENDS = ("sync", "sync_directory", "rename", "exchange", "unlink")
+_ENDS = ("sync", "sync_directory", "rename", "exchange", "move", "unlink")
 _COMMON = re.compile("probe|lease|cache root|make_directory cache$|monitor")
 _OPTIONAL = re.compile("cache|lease|probe|manifest|source key|note")
 PATIENCE = 90.0  # seconds for all processes of one run; it takes a fraction of one
@@ -215,10 +215,10 @@ class Walk:
 
     @staticmethod
     def _machine(arrow: Arrow) -> str:
-        return "front" if arrow.role == "frontend" else "host"
+        return "front" if arrow.role.startswith(("frontend", "target's")) else "host"
 
     def _top(self, arrow: Arrow) -> Path:
-        return self._site.front if arrow.role == "frontend" else self._site.host
+        return self._site.front if self._machine(arrow) == "front" else self._site.host
 
     def _walk(self, plans: Iterator[Plan]) -> Report:
         report = Report()

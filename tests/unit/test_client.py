@@ -12,6 +12,8 @@ from typing import Callable, Dict, Iterator, List
 
 import pytest
 
+from tm_fastcopy.frontend.daemon import _MAX_CALL
+
 CLIENT = Path(__file__).resolve().parents[2] / "tm_fastcopy" / "remotes" / "client.py"
 _HELLO = 0.3  # seconds, instead of the twenty that a user waits
 
@@ -49,10 +51,10 @@ class House:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def call(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str, given: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         env: Dict[str, str] = {"ONE_LOCATION": str(self.top), "SECRET": "kept", **environ}
         argv = [sys.executable, "-I", "-S", str(self.script), f"{self.top}/lib/fastcopy", *words]
-        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
+        return subprocess.run(argv, env=env, input=given, capture_output=True, text=True, timeout=30)
 
 
 @pytest.fixture
@@ -106,3 +108,27 @@ def test_a_daemon_that_ends_sends_its_clients_to_the_next(house: House) -> None:
 def test_told_to_do_without_a_daemon_it_does_not_ask(house: House) -> None:
     assert house.call("clone", "x", FASTCOPY_DAEMON="no").returncode == 7
     assert house.calls == []
+
+
+def test_standard_input_goes_with_the_actions_that_get_one(house: House) -> None:
+    house.serve(*[lambda client: client.sendall(b"H\nX0\n")] * 3)
+    given = "PFZN" * 50_000
+    assert house.call("premigrate", "x", given=given).returncode == 0
+    assert house.call("clone", "x", given=given).returncode == 0
+    assert house.call("premigrate", "x", given="").returncode == 0
+    assert [call.count(b"<stdin=") for call in house.calls] == [1, 0, 0]
+    assert house.calls[0].split(b"\0")[-2] == b"<stdin=" + given.encode()
+
+
+def test_standard_input_is_there_again_for_a_process_of_its_own(house: House) -> None:
+    python = house.top / "lib" / "fastcopy" / "venv" / "bin" / "python3"
+    python.write_text("#!/bin/sh\ncat >&2\nexit 7\n")
+    assert house.call("premigrate", "x", given="PFZN", FASTCOPY_DAEMON="no").stderr == "PFZN"
+    house.serve(lambda client: client.sendall(b"H\nN\n"))
+    assert house.call("premigrate", "x", given="PFZN").stderr == "PFZN"
+
+
+def test_no_more_of_it_is_sent_than_a_daemon_takes(house: House) -> None:
+    house.serve(lambda client: client.sendall(b"H\nX0\n"))
+    house.call("premigrate", "x", given="x" * 5_000_000)
+    assert len(house.calls[0].split(b"\0")[-2]) == len(b"<stdin=") + 4 * 1024 * 1024 < _MAX_CALL

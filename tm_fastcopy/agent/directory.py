@@ -17,7 +17,7 @@ from typing import Callable, List, Tuple
 
 from ..core.errors import FastcopyError, Refused, Superseded, classify
 from ..core.files import Files, lock
-from ..core.paths import disk_name, has, open_base, open_directory
+from ..core.paths import disk_name, has, is_named, open_base, open_directory
 from ..core.publish import staging_name
 
 GUARD_WAIT = 60.0  # seconds; twice what an agent whose front-end vanished needs to notice and go
@@ -85,7 +85,7 @@ class VmDirectory:
         deadline = time.monotonic() + wait
         self._open()
         self._claim()
-        while not lock(self.fd) or os.fstat(self.fd).st_nlink == 0:
+        while not lock(self.fd) or not self._named():
             if not alive():
                 raise Superseded(f"the front-end went away while {self.path} was waited for")
             if time.monotonic() > deadline:
@@ -93,13 +93,17 @@ class VmDirectory:
                     f"another action has been at work in {self.path} for {wait:.0f} s: repeat this one when it is done"
                 )
             time.sleep(0.05)
-            if os.fstat(self.fd).st_nlink == 0:
+            if not self._named():
                 self.check_fence()  # who removed it may be newer than we are
                 if create:
                     self._create(driver)
                 self._open()
                 self._claim()
         self.check_fence()
+
+    def _named(self) -> bool:
+        """Whether what is open is still the VM's directory: it may have been removed, or moved, while we waited."""
+        return is_named(self.base_fd, str(self.vm), self.fd)
 
     def _open(self) -> None:
         if self.fd >= 0:
@@ -114,6 +118,10 @@ class VmDirectory:
                 self.files.sync_directory(self.base_fd)
         except OSError as error:
             raise classify(error, f"creating {self.path}") from error
+        self.name_driver(driver)
+
+    def name_driver(self, driver: str) -> None:
+        """Write `.monitor`, for a directory that somebody else will make."""
         try:
             self._monitor(driver)
         except OSError as error:
@@ -192,6 +200,14 @@ class VmDirectory:
         if (seq, action) > self.fence:
             raise Superseded(f"a newer action has taken over {self.disk}; this one stops and changes nothing more")
 
+    def hand_on_fence(self, fd: int) -> None:
+        """Give another directory, which is about to take this one's place, the fences of this one."""
+        for name in self._fences():
+            try:
+                os.setxattr(fd, name, os.getxattr(self.fd, name))
+            except OSError:
+                pass  # where there are no attributes, the lock alone stands guard
+
     def publishable(self, alive: Callable[[], bool]) -> None:
         """Raise unless this action may still give the disk its name: not superseded, and its front-end is there."""
         self.check_fence()
@@ -212,6 +228,14 @@ class VmDirectory:
             for _, name in found[: max(0, len(found) - _MOST_GONE + 1)]:
                 os.removexattr(self.base_fd, name)
             os.setxattr(self.base_fd, _GONE + str(self.vm), b"%d %d" % self.fence)
+        except OSError:
+            pass
+
+    def drop_empty(self) -> None:
+        """Remove the directory if we hold it and nothing is in it: then it was only made to be guarded."""
+        try:
+            if self.fd >= 0 and self._named() and not os.listdir(self.fd):
+                self.files.remove_directory(self.base_fd, str(self.vm))
         except OSError:
             pass
 

@@ -27,6 +27,7 @@ from ..core.files import Files
 from ..core.hashing import read_exactly
 from ..core.manifest import MAX_CHUNK
 from ..core.messages import Get, Join, Put, Stored
+from ..core.move_messages import Forward
 from ..core.staging import ChunkTable, Sink, store_chunk
 from ..core.wire import Done, Failure, Message, expect
 from .pipe import Pipe
@@ -216,6 +217,11 @@ def run_lane(pipe: Pipe, files: Files) -> None:
     while True:
         message = pipe.receive(watch=lane.door.fileno())
         if message is None:
+            return
+        if isinstance(message, Forward) and lane.source >= 0:
+            from .hop import run_hop
+
+            run_hop(pipe, lane.source, lane.offer["shown"], message, lane.door.fileno())
             return
         try:
             answers.append(lane.serve(message))

@@ -5,11 +5,14 @@ What is being removed keeps its guard until it is gone.
 
 from __future__ import annotations
 
+from ..core import tree
+from ..core.arriving import aside_name, moved_name
 from ..core.errors import Refused, classify
 from ..core.files import Files
+from ..core.paths import has
 from ..core.publish import staging_name
 from ..core.receipt import Receipt
-from ..core.tree import aside_name, discard_tree, remove_tree, tree_name
+from ..core.tree import discard_tree, remove_tree, tree_name
 from .directory import VmDirectory
 from .live import live_name
 
@@ -17,9 +20,9 @@ from .live import live_name
 def remove_disk(files: Files, directory: VmDirectory) -> None:
     """Remove a disk with all that belongs to it: its snapshots, and what cut-off actions left."""
     disk = directory.name
-    tree = tree_name(disk)
+    own = tree_name(disk)
     try:
-        for name in (disk, staging_name(disk), live_name(disk), tree, staging_name(tree), aside_name(disk)):
+        for name in (disk, staging_name(disk), live_name(disk), own, staging_name(own), tree.aside_name(disk)):
             remove_tree(files, directory.fd, name, f"{directory.path}/{name}")
         files.sync_directory(directory.fd)
     except OSError as error:
@@ -30,7 +33,7 @@ def drop_tree(files: Files, directory: VmDirectory, receipt: Receipt) -> None:
     """Remove the tree that had the name of a raw disk before, on the disk's receipt; `Refused` if it is another's."""
     if receipt.path != directory.disk:
         raise Refused(f"the receipt of {receipt.path} says nothing of {directory.disk}")
-    for old in (tree_name(directory.name), aside_name(directory.name)):
+    for old in (tree_name(directory.name), tree.aside_name(directory.name)):
         discard_tree(files, directory.fd, old, receipt, directory.fd)
     files.sync_directory(directory.fd)
 
@@ -41,5 +44,16 @@ def remove_directory(files: Files, directory: VmDirectory) -> None:
         directory.mark_gone()
         remove_tree(files, directory.base_fd, str(directory.vm), directory.path)
         files.sync_directory(directory.base_fd)
+        remove_moved(files, directory)
     except OSError as error:
         raise classify(error, f"removing {directory.path}") from error
+
+
+def remove_moved(files: Files, directory: VmDirectory) -> None:
+    """Remove what moves that were cut off left beside a VM's directory, which has just gone, or was not there."""
+    vm = str(directory.vm)
+    left = [name for name in (staging_name(vm), aside_name(vm), moved_name(vm)) if has(directory.base_fd, name)]
+    for name in left:
+        remove_tree(files, directory.base_fd, name, f"{directory.base}/{name}")
+    if left:
+        files.sync_directory(directory.base_fd)

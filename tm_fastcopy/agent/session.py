@@ -1,7 +1,7 @@
 """Session: what the agent does for each message of one conversation.
 
 One conversation serves one action on one VM directory, whose guard it holds from `Open` to its end; or
-the upkeep of a cache, from `OpenCache` on.
+the upkeep of a cache, from `OpenCache` on; or one side of a move, from `OpenMove` on.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from ..core.messages import (
     Stored,
     Wants,
 )
+from ..core.move_messages import OpenMove
 from ..core.paths import has
 from ..core.receipt import Receipt
 from ..core.restore_messages import DropTree
@@ -56,7 +57,8 @@ from .intake import Intake
 from .lanes import LaneDoor, read_chunk
 from .live import open_live, remove_live
 from .local import LocalImage
-from .removal import drop_tree, remove_directory, remove_disk
+from .moving import Move
+from .removal import drop_tree, remove_directory, remove_disk, remove_moved
 from .room import room_for
 from .shelf import Shelf, Shelved, shelve
 from .standstill import recover
@@ -75,6 +77,7 @@ class Session:
         self._rested = self._live = False
         self._shelf, self._shelved = Shelf(files), list[Shelved]()
         self._upkeep: Optional[Upkeep] = None
+        self._move: Optional[Move] = None
         self._cache_note = ""
         self._handlers: Dict[Type[Message], Callable[..., Message]] = {
             Open: self._open,
@@ -100,7 +103,9 @@ class Session:
     def handle(self, message: Message) -> Message:
         """Answer one message.  Errors become a `Failure`; they end nothing by themselves."""
         handler = self._handlers.get(type(message))
-        if self._upkeep or (type(message) is OpenCache and self._directory is None):
+        if self._move or (type(message) is OpenMove and self._directory is None):
+            handler = self._go_on_moving
+        elif self._upkeep or (type(message) is OpenCache and self._directory is None):
             handler = self._keep
         elif handler is None or (self._directory is None) != isinstance(message, (Open, Remove)):
             return Failure.of(ProtocolError(f"{type(message).__name__} makes no sense here"))
@@ -108,6 +113,8 @@ class Session:
             return handler(message)
         except (OSError, ValueError, FastcopyError) as error:  # ValueError: a name that no file can have
             disk = self._directory.disk if self._directory else "the cache" if self._upkeep else "the VM directory"
+            if self._move:
+                return Failure.of(self._move.told(error))
             typed = classify(error, f"working on {disk}")
             if isinstance(typed, NoSpace) and self._intake:
                 self._intake.no_room()
@@ -118,6 +125,8 @@ class Session:
         if self._intake:
             self._stay()
             self._intake.heartbeat()
+        if self._move:
+            self._move.stay()
 
     def _stay(self) -> None:
         assert self._directory is not None
@@ -145,11 +154,20 @@ class Session:
         self._upkeep = Upkeep(self._files, message, self._alive)
         return self._upkeep.opened()
 
+    def _go_on_moving(self, message: Message) -> Message:
+        if self._move:
+            return self._move.handle(message)
+        assert isinstance(message, OpenMove)
+        self._move = Move(self._files, message, self._door, self._alive)
+        return Opened(False, self._door.path, self._door.token, boot_id())
+
     def _remove(self, message: Remove) -> Message:
         fence = (message.seq, message.action)
         directory = VmDirectory(self._files, message.base, message.vm, message.name, fence)
         try:
             if has(directory.base_fd, str(message.vm)) is None:
+                if not message.name:
+                    remove_moved(self._files, directory)
                 return Done()
             try:
                 directory.enter(create=False, driver="", alive=self._alive)
@@ -335,6 +353,8 @@ class Session:
             shelved.finish()
         if self._upkeep:
             self._upkeep.close()
+        if self._move:
+            self._move.end()
 
     def _forget_live(self) -> None:
         assert self._directory is not None

@@ -44,6 +44,15 @@ def disk_path(path: str, base: str) -> DiskPath:
     return DiskPath(base.rstrip("/"), int(vm), name)
 
 
+def vm_path(path: str, base: str) -> DiskPath:
+    """Read *path* as the directory of a VM in the system datastore *base*: its name is "".  `Refused` otherwise."""
+    clean = _checked(path).rstrip("/")
+    prefix = base.rstrip("/") + "/"
+    if not clean.startswith(prefix) or not _VM.fullmatch(clean[len(prefix) :]):
+        raise Refused(f"{path} is not a VM's directory in the datastore {base}: expected {prefix}<VM id>")
+    return DiskPath(base.rstrip("/"), int(clean[len(prefix) :]), "")
+
+
 def disk_name(name: str) -> str:
     """Return *name* if a VM directory may hold a disk or boot file of that name; `Refused` otherwise."""
     if not _NAME.fullmatch(name):

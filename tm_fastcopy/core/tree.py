@@ -253,6 +253,8 @@ def remove_tree(files: Files, directory: int, name: str, shown: str, depth: int 
         raise Refused(f"{shown} is a mount point; unmount it and repeat the action")
     below = open_directory(directory, name, shown)
     try:
+        if status.st_mode & 0o300 != 0o300:
+            files.chmod(below, 0o700)  # in a read-only directory nothing can be removed
         for entry in os.listdir(below):
             remove_tree(files, below, entry, f"{shown}/{entry}", depth + 1)
     finally:

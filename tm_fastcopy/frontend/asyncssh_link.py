@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tupl
 
 from async_timeout import timeout
 
+from ..core import ssh_words
 from ..core.buffer import Buffer
 from ..core.errors import FastcopyError, LinkLost
 from .bundle import bootstrap_argv
@@ -26,7 +27,6 @@ from .link import Dialer, Link
 if TYPE_CHECKING:
     import asyncssh  # costs 0.4 s to import, so only who dials pays for it
 
-_SSH_PLACES = "/usr/bin:/bin:/usr/local/bin"  # as in `process_link`: never the one that OpenNebula puts first
 _ERRORS_KEPT = 4096
 _LOGIN = 10  # seconds to connect, and to log in
 _RESOLVED = 60.0  # seconds that ssh's configuration is believed; it is only asked when a connection is made
@@ -184,7 +184,7 @@ class AsyncsshDialer:
     def __init__(
         self, options: Sequence[str] = (), ciphers: Sequence[str] = (), agent: str = "", shared: bool = False
     ) -> None:
-        found = shutil.which("ssh", path=_SSH_PLACES)
+        found = shutil.which("ssh", path=ssh_words.PLACES)
         if found is None:
             raise FastcopyError("there is no ssh program on the front-end: install openssh-client")
         self._ssh = [found, *options]

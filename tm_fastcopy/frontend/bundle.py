@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
 from ..core.errors import FastcopyError
+from ..core.ssh_words import bootstrap_words
 
 WHEELS = ("blake3", "xxhash", "zstandard")
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -120,12 +121,5 @@ class Bundles:
 
 
 def bootstrap_argv() -> List[str]:
-    """The remote command, as words, that starts the bootstrap.  One word has characters that a shell looks at, and
-    these are quoted; nothing in it depends on who calls."""
-    import base64
-    import zlib
-
-    text = (_PACKAGE / "agent" / "bootstrap.py").read_text()
-    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-    code = f"import base64,zlib;exec(zlib.decompress(base64.b64decode(b'{packed}')))"
-    return ["exec", "python3", "-I", "-S", "-c", f'"{code}"']
+    """The remote command, as words, that starts the bootstrap."""
+    return bootstrap_words((_PACKAGE / "agent" / "bootstrap.py").read_text())

@@ -39,6 +39,8 @@ class Call:
     services: Services
     files: Files = field(default_factory=Files)
     phases: Phases = field(default_factory=Phases)
+    stdin: str = ""
+    """What came on standard input, for those actions that get something there."""
 
     def __post_init__(self) -> None:
         self.places = Places.of(self.environ)
@@ -71,16 +73,26 @@ class Call:
         Everything can be repeated, and what has arrived is found again.  A host that cannot be reached at all is not
         waited for: oned shows that at once.
         """
+
+        async def attempt(hosts: List[Host]) -> T:
+            async with self.host(name) as host:
+                hosts.append(host)
+                await host.open(disk, seq, self.action, create)
+                return await work(host)
+
+        return await self.persist(attempt)
+
+    async def persist(self, attempt: Callable[[List[Host]], Awaitable[T]]) -> T:
+        """Do *attempt*, which notes the hosts that it dials; if a connection breaks when all were open, do it again."""
         for pause in (*_PAUSES, None):
             self.phases.enter("host")
-            async with self.host(name) as host:
-                try:
-                    await host.open(disk, seq, self.action, create)
-                    return await work(host)
-                except LinkLost as error:
-                    if not host.is_open or pause is None:
-                        raise
-                    self.log(f"{error}; trying again")
+            hosts: List[Host] = []
+            try:
+                return await attempt(hosts)
+            except LinkLost as error:
+                if pause is None or not hosts or not all(host.is_open for host in hosts):
+                    raise
+                self.log(f"{error}; trying again")
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 

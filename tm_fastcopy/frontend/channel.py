@@ -26,6 +26,8 @@ class Channel:
         self.host, self._link = host, link
         self.sent = self.received = 0
         """Bytes of messages, without what ssh adds."""
+        self.bundle = ("", 0)
+        """Digest and size of the bundle that the process there was started from."""
 
     @classmethod
     async def open(cls, dialer: Dialer, bundles: Bundles, host: str, mode: str) -> Channel:
@@ -56,6 +58,7 @@ class Channel:
             bundle = bundles.get(HostPython(words[1], words[2], words[3]))
         except FastcopyError as error:
             raise FastcopyError(f"{self.host} cannot run the agent: {error}") from error
+        self.bundle = bundle.digest, len(bundle.content)
         await self._link.write(f"BUNDLE {bundle.digest} {len(bundle.content)} {mode}\n".encode())
         if await self._banner("HAVE", "NEED") == ["NEED"]:
             await self._link.write(bundle.content)

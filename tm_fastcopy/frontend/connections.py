@@ -7,25 +7,38 @@ from typing import Optional
 from .agents import AgentPool
 from .bundle import Bundles
 from .channel import Channel
+from .hops import Hops
 from .limits import Limits
 from .link import Dialer
 
 
 class Connections:
-    """Dials *control* for conversations and *bulk* for lanes.  With *keep*, agents stay for the next conversation."""
+    """Dials *control* for conversations, *bulk* for lanes, and *onward* for those that dial another host from there.
+
+    With *keep*, agents stay for the next conversation.
+    """
 
     def __init__(
-        self, control: Dialer, bulk: Dialer, bundles: Bundles, keep: bool = False, limits: Optional[Limits] = None
+        self,
+        control: Dialer,
+        bulk: Dialer,
+        bundles: Bundles,
+        keep: bool = False,
+        limits: Optional[Limits] = None,
+        onward: Optional[Dialer] = None,
     ) -> None:
         self._control, self._bulk, self._bundles, self.limits = control, bulk, bundles, limits or Limits()
+        self._onward = onward or bulk
         self.agents = AgentPool(control, bundles, keep)
+        self.hops = Hops()
 
-    async def lane(self, host: str) -> Channel:
-        """Dial one more stream to *host*."""
-        return await Channel.open(self._bulk, self._bundles, host, "lane")
+    async def lane(self, host: str, onward: bool = False) -> Channel:
+        """Dial one more stream to *host*, which shall dial another one from there if *onward* says so."""
+        return await Channel.open(self._onward if onward else self._bulk, self._bundles, host, "lane")
 
     async def close(self) -> None:
         """End everything."""
         await self.agents.dismiss()
         await self._control.close()
         await self._bulk.close()
+        await self._onward.close()

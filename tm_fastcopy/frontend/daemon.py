@@ -31,6 +31,7 @@ from async_timeout import timeout
 
 from ..core.errors import FastcopyError
 from ..core.files import lock
+from . import standard_input
 from .call import Call
 from .limits import Limits
 from .perform import ACTIONS, log_line, one_line, perform, unknown
@@ -39,7 +40,9 @@ from .services import Services
 from .settings import FILE, Configuration, Settings
 
 MAGIC = b"fastcopy-call 1"
-_MAX_CALL = 256 * 1024  # bytes of a call: arguments and environment, which the kernel bounds at 128 KiB a string
+# Bytes of a call: arguments and environment, which the kernel bounds at 128 KiB a string, and standard input.
+_MAX_CALL = 256 * 1024 + standard_input.MOST
+_STDIN = "<stdin"  # stands where a variable's name does; no variable that clients send is called so
 _HEARING = 10.0  # seconds for a client to say what it wants; it does so at once
 _FAREWELL = 300.0  # seconds that calls get to end after a SIGTERM; then they are cancelled
 _LOOK = 1.0  # seconds between looks at whether the own code was replaced
@@ -58,14 +61,18 @@ def address(places: Places) -> Path:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent: the words of an action, and the environment that it runs with."""
+    """What a client sent: the words of an action, the environment that it runs with, and its standard input."""
 
     argv: List[str]
     environ: Dict[str, str]
+    stdin: str = ""
 
     @classmethod
     def parse(cls, raw: bytes) -> Request:
-        """Read a call: fields that end in NUL: the magic, the number of words, the words, `NAME=VALUE`..."""
+        """Read a call: fields that end in NUL: the magic, the number of words, the words, `NAME=VALUE`...
+
+        Standard input, where an action gets one, is the value of `_STDIN`.
+        """
         fields = raw.split(b"\0")
         if len(fields) < 3 or fields[0] != MAGIC or fields[-1] or not fields[1].isdigit():
             raise FastcopyError("what was sent to the daemon is no call")
@@ -74,7 +81,8 @@ class Request:
         if count > len(words):
             raise FastcopyError("what was sent to the daemon is no call")
         pairs = (word.partition("=") for word in words[count:])
-        return cls(words[:count], {name: value for name, _, value in pairs})
+        environ = {name: value for name, _, value in pairs}
+        return cls(words[:count], environ, environ.pop(_STDIN, ""))
 
 
 class _Caller:
@@ -231,7 +239,7 @@ class Daemon:
             log.info("%s: %s", name, one_line(text))
 
         def make() -> Call:
-            return Call(request.argv[1:], request.environ, tell, self._services)
+            return Call(request.argv[1:], request.environ, tell, self._services, stdin=request.stdin)
 
         work = asyncio.ensure_future(perform(action, make))
         gone = asyncio.ensure_future(caller.gone())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, List, Optional, Sequence, Type
+from typing import Any, List, Optional, Sequence, Tuple, Type
 
 from ..core.errors import FastcopyError, LinkLost
 from ..core.messages import Open, Opened, Remove
+from ..core.move_messages import OpenMove
 from ..core.paths import DiskPath
 from ..core.wire import Done, Message
 from .agents import Agent, orderly
 from .bandwidth import Meter
 from .channel import Channel
 from .connections import Connections
+from .hops import Hops
 
 DRIVER = "fastcopy"
 
@@ -62,6 +64,15 @@ class Host:
         except FastcopyError as error:
             raise type(error)(f"{self.name}: {error}") from error
 
+    async def open_move(self, directory: DiskPath, seq: int, action: int) -> None:
+        """Take an agent for one side of a move of a VM's directory; no guard is taken yet."""
+        message = OpenMove(directory.base, directory.vm, seq, action, DRIVER)
+        try:
+            self.opened = await self._begin(message, Opened)
+            self.is_open = True
+        except FastcopyError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
     async def _begin(self, message: Message, answer: Type[Message], urgent: bool = False) -> Any:
         agent = self._take(await self._connections.agents.take(self.name, urgent=urgent))
         used = agent.used
@@ -94,9 +105,9 @@ class Host:
         assert self._agent is not None
         return await self._agent.ask_all(messages)
 
-    def transfer(self) -> AbstractAsyncContextManager[None]:
-        """Hold one of the transfers that may run at once."""
-        return self._connections.limits.transfer(self.name)
+    def transfer(self, *others: str) -> AbstractAsyncContextManager[None]:
+        """Hold one of the transfers that may run at once; *others* are hosts that have a part in it."""
+        return self._connections.limits.transfer(self.name, *others)
 
     async def pay(self) -> None:
         """Wait until the bandwidth that is allowed lets more be sent, or asked for."""
@@ -109,11 +120,25 @@ class Host:
         reason = await asyncio.shield(self._agent.broken)
         raise type(reason)(str(reason))
 
-    async def lane(self) -> Channel:
-        """Dial one more stream to this host; the caller joins it to the conversation with `Join`."""
-        lane = await self._connections.lane(self.name)
+    async def lane(self, onward: bool = False) -> Channel:
+        """Dial one more stream to this host; the caller joins it to the conversation with `Join`.
+
+        *onward*: it shall dial another host from there.
+        """
+        lane = await self._connections.lane(self.name, onward)
         self.lanes.append(lane)
         return lane
+
+    @property
+    def hops(self) -> Hops:
+        """Which hosts are known to reach each other."""
+        return self._connections.hops
+
+    @property
+    def bundle(self) -> Tuple[str, int]:
+        """Digest and size of the bundle that the agent was started from."""
+        assert self._agent is not None
+        return self._agent.channel.bundle
 
     @property
     def wire_bytes(self) -> int:

@@ -25,6 +25,7 @@ _TRIES = 3  # for one chunk, and for one lane
 
 Prepare = Callable[[Sequence[int]], Awaitable[List[Message]]]
 Settle = Callable[[Message], Awaitable[int]]
+Onward = Callable[[Channel], Awaitable[None]]
 
 
 class _InFlight:
@@ -41,11 +42,15 @@ class LanePool:
     What turns out to be little goes over the control connection.  *prepare* makes the messages for some chunks (`Put`
     or `Get`), *settle* takes an answer in and says which chunk it settled.
     `add` may be called until `finish`, which returns when everything is settled.
+    With *onward*, which is awaited for each lane that has joined, lanes dial another host from there; all goes by them.
     """
 
-    def __init__(self, host: Host, most: int, chunk: int, prepare: Prepare, settle: Settle) -> None:
+    def __init__(
+        self, host: Host, most: int, chunk: int, prepare: Prepare, settle: Settle, onward: Optional[Onward] = None
+    ) -> None:
         self._host, self._most, self._prepare, self._settle = host, most, prepare, settle
-        self._inline = INLINE // chunk
+        self._onward = onward
+        self._inline = 0 if onward else INLINE // chunk
         self._waiting: Deque[int] = deque()
         self._tries: Dict[int, int] = {}
         self._unsettled = 0
@@ -65,6 +70,13 @@ class LanePool:
         if len(self._waiting) > max(self._inline, WORTH_A_LANE * len(self._lanes)):
             self._start()
         await self._tell()
+
+    async def room(self, most: int) -> None:
+        """Wait until fewer than *most* chunks are unsettled; raises what a lane has failed with."""
+        async with self._news:
+            await self._news.wait_for(lambda: self._failed or self._unsettled < most)
+        if self._failed:
+            raise self._failed
 
     async def finish(self) -> None:
         """Wait until every chunk is settled, and end the lanes."""
@@ -135,10 +147,12 @@ class LanePool:
         async with self._dialling:  # one login at a time: sshd drops what comes faster (MaxStartups)
             if not self._waiting and self._closed:
                 return
-            channel = await self._host.lane()
+            channel = await self._host.lane(onward=self._onward is not None)
         mine = _InFlight()
         try:
             await channel.ask(Join(self._host.opened.socket, self._host.opened.token), Done)
+            if self._onward:
+                await self._onward(channel)
             sender = asyncio.ensure_future(self._send(channel, mine))
             receiver = asyncio.ensure_future(self._receive(channel, mine))
             await first_error([sender, receiver])

@@ -19,8 +19,12 @@ class Limits:
         self._hosts: Dict[str, asyncio.Semaphore] = {}
 
     @contextlib.asynccontextmanager
-    async def transfer(self, host: str) -> AsyncIterator[None]:
-        """Hold one of them."""
-        # The host's first: who waits for a host must not keep another host's transfer from running.
-        async with self._hosts.setdefault(host, asyncio.Semaphore(self._per_host)), self._total:
+    async def transfer(self, *hosts: str) -> AsyncIterator[None]:
+        """Hold one of them, with one host, or between two."""
+        async with contextlib.AsyncExitStack() as held:
+            # The hosts' first: who waits for a host must not keep another host's transfer from running.  In the same
+            # order for all: two transfers in opposite directions must not wait for each other.
+            for host in sorted(set(hosts)):
+                await held.enter_async_context(self._hosts.setdefault(host, asyncio.Semaphore(self._per_host)))
+            await held.enter_async_context(self._total)
             yield

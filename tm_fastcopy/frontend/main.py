@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import Callable, List, Mapping, Optional
 
+from . import standard_input
 from .call import Call
 from .perform import Log, log_line, perform, sentence, unknown
 from .services import Services
@@ -22,7 +23,8 @@ def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
     problem = unknown(argv)
     if problem:
         return _fail(problem)
-    return run_action(argv[0], lambda log: Call(argv[1:], environ, log, Services()))
+    given = standard_input.read(argv[0])
+    return run_action(argv[0], lambda log: Call(argv[1:], environ, log, Services(), stdin=given))
 
 
 def run_action(action: str, make_call: Callable[[Log], Call]) -> int:

@@ -62,6 +62,7 @@ class Vm:
     """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it.
 
     *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
+    *before* is the datastore of the record before the last, if there are two.
     """
 
     id: int
@@ -70,6 +71,7 @@ class Vm:
     lcm_state: int = 0
     deploy_id: str = ""
     hypervisor: str = ""
+    before: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Oned:
         root = self.ask("one.vm.info", vm_id, False)
         records = {_int(item.findtext("SEQ")) or 0: item for item in root.iterfind("HISTORY_RECORDS/HISTORY")}
         seq = max(records, default=0)
+        before = sorted(records)[-2] if len(records) > 1 else None
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
         return Vm(
             vm_id,
@@ -122,6 +125,7 @@ class Oned:
             _int(root.findtext("LCM_STATE")) or 0,
             (root.findtext("DEPLOY_ID") or "")[:_MAX_NAME],
             (records[seq].findtext("VM_MAD") or "")[:_MAX_NAME] if records else "",
+            None if before is None else _int(records[before].findtext("DS_ID")) or 0,
         )
 
     def datastores(self) -> Dict[int, Datastore]:

@@ -10,7 +10,10 @@ from typing import Callable, Optional
 from ..core.errors import FastcopyError, classify
 from .call import Call
 
-ACTIONS = ("clone", "ln", "mvds", "cpds", "delete", "mkimage", "mkswap", "context", "resize", "restore")
+ACTIONS = (
+    "clone", "ln", "mvds", "cpds", "delete", "mkimage", "mkswap", "context", "resize", "restore",
+    "mv", "premigrate", "postmigrate", "failmigrate",
+)  # fmt: skip
 _LONGEST = 2000  # characters; oned keeps an error in a VM's attribute
 
 Log = Callable[[str], None]

@@ -14,7 +14,7 @@ from typing import Mapping
 class Places:
     """`state` and `log` are ours to write; `wheels` is for agents on other Python versions; `auth` is oned's.
 
-    `etc` holds what the administrator configures.
+    `etc` holds what the administrator configures, `drivers` the directories of all TM drivers.
     """
 
     state: Path
@@ -22,6 +22,7 @@ class Places:
     auth: Path
     etc: Path
     log: Path
+    drivers: Path
 
     @property
     def installed(self) -> Path:
@@ -45,4 +46,5 @@ class Places:
         var, lib = (Path(one, "var"), Path(one, "lib")) if one else (Path("/var/lib/one"), Path("/usr/lib/one"))
         etc, logs = (Path(one, "etc"), var) if one else (Path("/etc/one"), Path("/var/log/one"))
         auth = Path(environ.get("ONE_AUTH") or Path(environ.get("HOME", "/var/lib/one"), ".one", "one_auth"))
-        return cls(var / "fastcopy", lib / "fastcopy" / "wheels", auth, etc / "tm" / "fastcopy", logs / "fastcopy.log")
+        return cls(var / "fastcopy", lib / "fastcopy" / "wheels", auth, etc / "tm" / "fastcopy", logs / "fastcopy.log",
+                   var / "remotes" / "tm")  # fmt: skip

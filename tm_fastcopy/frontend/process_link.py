@@ -13,6 +13,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 
 from async_timeout import timeout
 
+from ..core import ssh_words
 from ..core.buffer import Buffer
 from ..core.errors import FastcopyError
 from .bundle import bootstrap_argv
@@ -22,22 +23,6 @@ _PIPE = 1024 * 1024  # bytes that are read ahead of whoever asks for them
 _ERRORS_KEPT = 4096
 _LAST_WORDS = 5.0  # seconds for a child's pipes to follow it; they take no time
 _AFTERWORK = 60.0  # seconds that an agent without ssh between us may take to complete its cache
-
-# OpenNebula's service puts an `ssh` first in PATH that sends everything through one connection.
-_SSH_PLACES = "/usr/bin:/bin:/usr/local/bin"
-_SSH_OPTIONS = {
-    "BatchMode": "yes",
-    "ControlMaster": "no",
-    "ControlPath": "none",
-    "ConnectTimeout": "10",
-    "ServerAliveInterval": "5",
-    "ServerAliveCountMax": "3",
-    "ForwardX11": "no",
-    "Compression": "no",
-    "RequestTTY": "no",
-    "ClearAllForwardings": "yes",
-    "LogLevel": "ERROR",
-}
 
 
 class ProcessLink:
@@ -137,12 +122,12 @@ class SshDialer:
     """
 
     def __init__(self, options: Sequence[str] = (), agent: Optional[Mapping[str, str]] = None) -> None:
-        found = shutil.which("ssh", path=_SSH_PLACES)
+        found = shutil.which("ssh", path=ssh_words.PLACES)
         if found is None:
             raise FastcopyError("there is no ssh program on the front-end: install openssh-client")
         self._ssh = found
         self._env = None if agent is None else {**_without(os.environ, "SSH_AUTH_SOCK"), **agent}
-        self._options = [*options, *(word for key, value in _SSH_OPTIONS.items() for word in ("-o", f"{key}={value}"))]
+        self._options = [*options, *ssh_words.options()]
         self._ciphers: Dict[str, str] = {}
 
     async def dial(self, host: str, bulk: bool) -> ProcessLink:

@@ -60,7 +60,9 @@ class Services:
             idle = [key for key, connections in self._connections.items() if not connections.agents.taken]
             for old in idle[: len(self._connections) + 1 - _STATES]:
                 self._closing.append(asyncio.ensure_future(self._connections.pop(old).close()))
-            self._connections[key] = Connections(control, bulk, self._bundles, self._keep, self._limits)
+            # A host that shall dial another one gets our ssh agent for it, as with the stock drivers.
+            onward = self._dialer or SshDialer(("-o", "ForwardAgent=yes"), agent=agent)
+            self._connections[key] = Connections(control, bulk, self._bundles, self._keep, self._limits, onward)
         return self._connections[key]
 
     async def datastores(self, oned: Oned, wanted: int) -> Dict[int, Datastore]:

@@ -13,6 +13,9 @@ import os
 import sys
 
 _PASSED = ("ONE_", "ONEADMIN", "FASTCOPY_", "SSH_AUTH_SOCK", "HOME", "USER", "LOGNAME", "LANG", "LC_", "TZ")
+_STDIN = ("premigrate", "postmigrate", "failmigrate")  # actions that get something on standard input
+_MOST = 4 * 1024 * 1024  # bytes of it; as in frontend/standard_input.py
+_PATIENCE = 30.0  # seconds for more of it to come; oned writes all at once, and closes
 _TRIES = 4  # a daemon may end, or be replaced, just as we ask it
 _STARTING = 15.0  # seconds for a daemon to come up; it takes half of one
 _HELLO = 20.0  # seconds for a daemon to say that it heard us; it does so at once, or its disks do not answer
@@ -88,10 +91,39 @@ def await_daemon(library: str) -> _socket.socket | None:
         time.sleep(_LOOK)
 
 
-def send(connection: _socket.socket, argv: list[str]) -> None:
+def standard_input(action: str) -> bytes:
+    """What is given to the action; nothing is read for others, nor from a terminal."""
+    if action not in _STDIN or os.isatty(0):
+        return b""
+    import select
+
+    found = b""
+    try:
+        while len(found) < _MOST and select.select([0], [], [], _PATIENCE)[0]:
+            piece = os.read(0, min(65536, _MOST - len(found)))
+            if not piece:
+                break
+            found += piece
+    except (OSError, ValueError):
+        pass  # it is closed
+    return found.replace(b"\0", b"")  # it is text
+
+
+def give_back(given: bytes) -> None:
+    """Make what was read standard input again, for a process of its own."""
+    fd = os.memfd_create("stdin", 0)
+    while given:
+        given = given[os.write(fd, given) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(fd, 0)
+
+
+def send(connection: _socket.socket, argv: list[str], given: bytes) -> None:
     """Send the call."""
     environ = ["%s=%s" % item for item in os.environ.items() if item[0].startswith(_PASSED)]
     fields = [b"fastcopy-call 1", b"%d" % len(argv)] + [os.fsencode(text) for text in argv + environ]
+    if given:
+        fields.append(b"<stdin=" + given)
     raw = b"".join(field + b"\0" for field in fields)
     connection.sendall(len(raw).to_bytes(4, "big") + raw)
 
@@ -115,7 +147,7 @@ def relay(connection: _socket.socket) -> int | None:
                 return -1 if line == b"N" else None
 
 
-def ask(library: str, argv: list[str]) -> int | None:
+def ask(library: str, argv: list[str], given: bytes) -> int | None:
     """Have the daemon do it; None if there is none to be had."""
     try:
         os.makedirs(state_directory(), 0o700, exist_ok=True)
@@ -127,7 +159,7 @@ def ask(library: str, argv: list[str]) -> int | None:
             connection = connect() or await_daemon(library)
             if connection is None:
                 return None
-            send(connection, argv)
+            send(connection, argv, given)
             code = relay(connection)
         except _socket.timeout:
             return None  # if it wakes up it sees that we have gone, and whatever it begins can be repeated
@@ -140,12 +172,15 @@ def ask(library: str, argv: list[str]) -> int | None:
 
 def main(library: str, argv: list[str]) -> None:
     """Run the action."""
+    given = standard_input(argv[0]) if argv else b""
     if os.environ.get("FASTCOPY_DAEMON", "yes").lower() not in ("no", "0", "false"):
         here = os.getcwd()
-        code = ask(library, argv)
+        code = ask(library, argv, given)
         if code is not None:
             os._exit(code)
         os.chdir(here)
+    if given:
+        give_back(given)
     python = interpreter(library)
     os.execv(python, [python, "-I", "-m", "tm_fastcopy.frontend.main", *argv])  # noqa: S606
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support import make_file
 from tm_fastcopy.agent.directory import VmDirectory
 from tm_fastcopy.core.errors import FastcopyError, Refused, Superseded
-from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.files import Files, lock
 
 Enter = Callable[..., VmDirectory]
 
@@ -197,6 +197,35 @@ def test_a_directory_that_is_deleted_while_it_is_waited_for_is_made_anew(
     monkeypatch.setattr("time.sleep", deleted)
     directory = enter(0, 2, wait=60.0)
     assert os.fstat(directory.fd).st_ino == (base / "42").stat().st_ino
+
+
+def test_a_directory_that_another_takes_the_place_of_is_not_entered(
+    base: Path, enter: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is moved away, or exchanged, still exists, under a name that is nobody's.  Here: right before our lock."""
+    older = enter(0, 1)
+    inode = os.fstat(older.fd).st_ino
+
+    def late(fd: int, wait: bool = False) -> bool:
+        if older.fd >= 0 and os.fstat(fd).st_ino == inode:
+            (base / "42").rename(base / ".42.fastcopy.moved")
+            (base / "42").mkdir()
+            leave(older)
+        return lock(fd, wait)
+
+    monkeypatch.setattr("tm_fastcopy.agent.directory.lock", late)
+    directory = enter(0, 2, wait=60.0)
+    assert os.fstat(directory.fd).st_ino == (base / "42").stat().st_ino
+
+
+def test_only_an_empty_directory_is_dropped(base: Path, enter: Enter) -> None:
+    directory = enter(0, 1)
+    (base / "42" / "disk.0").touch()
+    directory.drop_empty()
+    assert (base / "42" / "disk.0").exists()
+    (base / "42" / "disk.0").unlink()
+    directory.drop_empty()
+    assert not (base / "42").exists()
 
 
 def test_nothing_is_published_when_the_front_end_is_gone(enter: Enter) -> None:

@@ -27,6 +27,9 @@ def test_a_call_is_read() -> None:
     request = Request.parse(raw)
     assert request.argv == ["clone", "a b", os.fsdecode(b"\xff")]
     assert request.environ == {"ONE_AUTH": "/x=y", "EMPTY": ""}
+    assert request.stdin == ""
+    given = Request.parse(packed(MAGIC, b"1", b"premigrate", b"A=b", b"<stdin=PFZN=="))
+    assert (given.stdin, given.environ) == ("PFZN==", {"A": "b"})
 
 
 @pytest.mark.parametrize(

@@ -46,18 +46,22 @@ def vm(inner: str) -> Answer:
 def test_a_vm(serve: Serve, servers: List[FakeOned]) -> None:
     found = serve(
         vm(
-            "<HISTORY_RECORDS><HISTORY><SEQ>0</SEQ></HISTORY><HISTORY><SEQ>3</SEQ></HISTORY></HISTORY_RECORDS>"
+            "<LCM_STATE>60</LCM_STATE>"
+            "<HISTORY_RECORDS><HISTORY><SEQ>3</SEQ><DS_ID>100</DS_ID></HISTORY>"
+            "<HISTORY><SEQ>0</SEQ><DS_ID>7</DS_ID></HISTORY>"
+            "<HISTORY><SEQ>2</SEQ><DS_ID>101</DS_ID></HISTORY></HISTORY_RECORDS>"
             "<TEMPLATE><DISK><DISK_ID>0</DISK_ID><SIZE>4096</SIZE><ORIGINAL_SIZE>2048</ORIGINAL_SIZE>"
             "<FORMAT>QCOW2</FORMAT></DISK><DISK><DISK_ID>1</DISK_ID><SPARSE>no</SPARSE></DISK></TEMPLATE>"
         )
     ).vm(42)
-    assert (found.id, found.seq) == (42, 3)
+    assert (found.id, found.seq, found.lcm_state, found.before) == (42, 3, 60, 101)
     assert found.disks == {0: Disk(0, 4096, 2048, "qcow2", True), 1: Disk(1, None, None, "raw", False)}
     assert servers[0].calls == [("one.vm.info", ("oneadmin:secret", 42, False))]
 
 
 def test_a_vm_with_nothing(serve: Serve) -> None:
     found = serve(vm("")).vm(42)
+    assert (found.lcm_state, found.before) == (0, None)
     assert (found.seq, found.disks) == (0, {})
 
 

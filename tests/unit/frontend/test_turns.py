@@ -244,3 +244,20 @@ def test_limits_hold_in_all_and_for_a_host() -> None:
         assert len(stage.said) == 12
 
     play(scene)
+
+
+def test_a_transfer_between_two_hosts_counts_once_and_none_waits_for_another_in_a_circle() -> None:
+    async def scene() -> None:
+        limits = Limits(total=1, per_host=1)
+        done: List[str] = []
+
+        async def move(one: str, other: str) -> None:
+            async with limits.transfer(one, other):
+                await asyncio.sleep(0)
+                done.append(f"{one} to {other}")
+
+        pairs = [("a", "b"), ("b", "a"), ("a", "a"), ("c", "b")] * 3
+        await asyncio.wait_for(asyncio.gather(*(move(*pair) for pair in pairs)), 20)
+        assert len(done) == len(pairs)
+
+    asyncio.run(scene())

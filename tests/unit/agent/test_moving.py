@@ -1,0 +1,402 @@
+"""One side of a move, and both: what an agent answers, and what it does not do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any, Iterator, List, Tuple, Type
+
+import pytest
+
+from tests.support import CHUNK, RecordingFiles, content, make_file, shape
+from tests.unit.agent.entries import add
+from tm_fastcopy.agent.cache import Cache
+from tm_fastcopy.agent.lanes import LaneDoor
+from tm_fastcopy.agent.session import Session
+from tm_fastcopy.core import move_messages as said
+from tm_fastcopy.core.errors import NoSpace
+from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.listing import RECEIPT, TOKEN, encode
+from tm_fastcopy.core.manifest import Manifest, chunk_count
+from tm_fastcopy.core.messages import (
+    CloseSource,
+    Commit,
+    Get,
+    Missing,
+    Offer,
+    Opened,
+    Published,
+    Put,
+    Scan,
+    Source,
+    Stored,
+    Wants,
+)
+from tm_fastcopy.core.receipt import Receipt
+from tm_fastcopy.core.wire import Done, Failure, Message
+
+ORIGIN = "host1:/source/42"
+
+
+class Side:
+    """A conversation about a move, with the agent's session in this process."""
+
+    def __init__(self, base: Path, files: Files, action: int = 5, seq: int = 1) -> None:
+        self.base, self.directory, self.alive, self.ended = base, base / "42", True, False
+        self.door = LaneDoor()
+        self.session = Session(files, lambda: self.alive, self.door)
+        self.ask(said.OpenMove(str(base), 42, seq, action, "fastcopy"), Opened)
+
+    def ask(self, message: Message, expected: Type[Message] = Done) -> Any:
+        answer = self.session.handle(message)
+        assert isinstance(answer, expected), answer
+        return answer
+
+    def failed(self, message: Message) -> Failure:
+        found: Failure = self.ask(message, Failure)
+        return found
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.session.end()
+            self.door.remove()
+
+
+@pytest.fixture
+def sides(base: Path, tmp_path: Path) -> Iterator[Tuple[Side, Side]]:
+    """Both sides of a move, in datastores of their own."""
+    other = tmp_path / "elsewhere" / "101"
+    other.mkdir(parents=True)
+    made = Side(base, Files()), Side(other, Files())
+    yield made
+    for side in made:
+        side.end()
+
+
+def furnish(directory: Path) -> None:
+    """A VM's directory."""
+    (directory / "tpm").mkdir(parents=True)
+    make_file(directory / "disk.0", "AB-C")
+    (directory / "tpm" / "state").write_bytes(b"tpm")
+    (directory / "empty").touch()
+
+
+def carry(source: Side, target: Side, full: bool = False) -> List[int]:
+    """Bring all files over; the chunks that travelled."""
+    listed = source.ask(said.BeginLeaving(), said.Listing)
+    target.ask(said.BeginArriving(ORIGIN, listed.blob))
+    travelled: List[int] = []
+    for number, entry in enumerate(listed.entries):
+        if entry.kind == "f":
+            found = source.ask(said.ReadFile(number), Source)
+            target.ask(said.WriteFile(number, CHUNK, full))
+            page = source.ask(Scan(0, chunk_count(found.size, CHUNK), CHUNK), Offer)
+            wants = target.ask(page, Wants)
+            for index in [i for i, flag in enumerate(wants.blob) if flag]:
+                put = source.ask(Get(index, CHUNK, min(CHUNK, found.size - index * CHUNK), True), Put)
+                assert target.ask(put, Stored) == Stored(index)
+                travelled.append(index)
+            source.ask(CloseSource())
+            target.ask(Commit(Manifest(found.size, CHUNK, page.digests).id))
+    return travelled
+
+
+def guard(source: Side, target: Side) -> None:
+    source.ask(said.TakeGuard(False))
+    target.ask(said.TakeGuard(True))
+
+
+def test_everything_arrives_and_the_source_goes(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    assert carry(source, target) == [0, 1, 3, 0]
+    assert list(target.directory.iterdir()) == []  # nothing is seen of it before it is whole
+    published = target.ask(said.Arrive(), Published)
+    assert (target.directory / "disk.0").read_bytes() == content("AB-C")
+    assert shape(target.directory / "disk.0") == "##-#"
+    assert source.directory.exists()
+    source.ask(said.Depart(published.receipt))
+    assert not source.directory.exists()
+    assert os.listdir(source.base) == []
+    assert sorted(os.listdir(target.base)) == [".monitor", "42"]
+
+
+def test_what_was_moved_before_is_known_by_source_and_sequence(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    target.ask(said.HasArrived(ORIGIN), Missing)
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    source.ask(said.Depart(target.ask(said.Arrive(), Published).receipt))
+    source.ask(said.TakeGuard(False), Missing)
+    target.ask(said.HasArrived(ORIGIN))
+    target.ask(said.HasArrived("host2:/source/42"), Missing)
+    later = Side(target.base, Files(), seq=2)
+    later.ask(said.HasArrived(ORIGIN), Missing)
+    later.end()
+
+
+@pytest.mark.parametrize("change", ["write", "add", "remove", "touch"])
+def test_a_source_that_is_written_meanwhile_stays(sides: Tuple[Side, Side], change: str) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    published = target.ask(said.Arrive(), Published)
+    if change == "write":
+        with open(source.directory / "disk.0", "r+b") as file:
+            file.write(b"changed")
+    elif change == "add":
+        (source.directory / "new").touch()
+    elif change == "remove":
+        (source.directory / "empty").unlink()
+    else:
+        os.utime(source.directory / "empty", (1, 1))
+    assert source.failed(said.Depart(published.receipt)).kind == "source-changed"
+    assert (source.directory / "disk.0").exists()
+
+
+def test_a_file_that_is_written_while_it_is_read_is_not_taken(sides: Tuple[Side, Side]) -> None:
+    source, _ = sides
+    furnish(source.directory)
+    guard(*sides)
+    source.ask(said.BeginLeaving(), said.Listing)
+    source.ask(said.ReadFile(1), Source)
+    source.ask(Scan(0, 4, CHUNK), Offer)
+    with open(source.directory / "disk.0", "r+b") as file:
+        file.write(b"changed")
+    assert source.failed(CloseSource()).kind == "source-changed"
+
+
+def test_the_source_goes_on_no_other_receipt(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    receipt = Receipt.decode(target.ask(said.Arrive(), Published).receipt)
+    other = Receipt(receipt.path, "ab" * 32, receipt.size, receipt.device, receipt.inode)
+    assert "something else" in source.failed(said.Depart(other.encode())).text
+    assert source.failed(said.Depart("{}")).kind == "refused"
+    source.alive = False
+    assert source.failed(said.Depart(receipt.encode())).kind == "superseded"
+    assert (source.directory / "disk.0").exists()
+
+
+def test_nothing_is_published_that_is_not_complete(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    listed = source.ask(said.BeginLeaving(), said.Listing)
+    target.ask(said.BeginArriving(ORIGIN, listed.blob))
+    assert "3 files" in target.failed(said.Arrive()).text
+    target.ask(said.WriteFile(1, CHUNK, False))
+    source.ask(said.ReadFile(1), Source)
+    target.ask(source.ask(Scan(0, 4, CHUNK), Offer), Wants)
+    assert target.failed(Commit("ab" * 32)).kind == "refetch"  # no chunk has come
+    assert target.failed(said.Arrive()).kind == "protocol"
+    assert os.listdir(target.directory) == []
+
+
+def test_an_older_move_publishes_and_removes_nothing(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    for side in sides:
+        os.setxattr(side.directory, "user.fastcopy.fence.all", b"1 6")
+    assert target.failed(said.Arrive()).kind == "superseded"
+    assert source.failed(said.Depart(Receipt("/x", "m", 1, 1, 1).encode())).kind == "superseded"
+    assert (source.directory / "disk.0").exists() and os.listdir(target.directory) == []
+
+
+def test_a_front_end_that_went_away_has_nothing_published(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    target.alive = False
+    assert target.failed(said.Arrive()).kind == "superseded"
+    target.end()
+    assert not target.directory.exists()  # it was only made to be guarded
+
+
+def test_what_was_staged_before_does_not_travel_again(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    assert carry(source, target)
+    target.end()
+    (target.base / ".42.fastcopy.part" / "stranger").mkdir()
+    make_file(source.directory / "disk.0", "AX-C")
+    again = Side(source.base, Files(), action=6), Side(target.base, Files(), action=6)
+    source.end()
+    guard(*again)
+    assert carry(*again) == [1]
+    again[0].ask(said.Depart(again[1].ask(said.Arrive(), Published).receipt))
+    assert (target.directory / "disk.0").read_bytes() == content("AX-C")
+    assert not (target.directory / "stranger").exists()
+    for side in again:
+        side.end()
+
+
+def test_what_the_cache_has_does_not_travel(
+    sides: Tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = sides
+    furnish(source.directory)
+    monkeypatch.setattr("tm_fastcopy.agent.arrival._WORTH_SEEDS", 1)
+    fd = os.open(target.base, os.O_RDONLY)
+    cache, _ = Cache.open(Files(), fd, str(target.base))
+    os.close(fd)
+    assert cache is not None
+    add(cache, "BCD")
+    cache.close()
+    guard(*sides)
+    assert carry(source, target) == [0, 0]
+
+
+def test_a_disk_that_may_have_no_holes_gets_its_room(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target, full=True)
+    target.ask(said.Arrive(), Published)
+    assert (target.directory / "disk.0").stat().st_blocks * 512 >= 4 * CHUNK
+
+
+def test_a_full_target_keeps_nothing(sides: Tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    listed = source.ask(said.BeginLeaving(), said.Listing)
+
+    def full(*_: object) -> None:
+        raise NoSpace("42 needs 1 MiB and the file system has 0 MiB free: make room there and repeat the action")
+
+    monkeypatch.setattr("tm_fastcopy.agent.arrival.need_room", full)
+    assert target.failed(said.BeginArriving(ORIGIN, listed.blob)).kind == "no-space"
+    assert sorted(os.listdir(target.base)) == [".monitor", "42"]
+    assert (source.directory / "disk.0").exists()
+
+
+# --- where the two sides are ---------------------------------------------------------------------------------------
+
+
+def test_a_token_is_found_where_it_lies(sides: Tuple[Side, Side], base: Path) -> None:
+    source, target = sides
+    furnish(source.directory)
+    token = target.ask(said.WriteToken(), said.Token).name
+    assert source.ask(said.FindToken(token, "/nowhere/101"), said.Seen) == said.Seen(False, False, True)
+    assert source.ask(said.FindToken(token, str(target.base)), said.Seen) == said.Seen(False, True, True)
+    alias = Side(target.base, Files())
+    assert alias.ask(said.FindToken(token, "/nowhere/101"), said.Seen) == said.Seen(True, True, False)
+    alias.end()
+    target.ask(said.DropToken())
+    assert source.ask(said.FindToken(token, str(target.base)), said.Seen) == said.Seen(False, False, True)
+    assert source.failed(said.FindToken("../42/disk.0", str(target.base))).kind == "protocol"
+
+
+def test_one_directory_in_two_datastores_is_seen_by_its_own_token(sides: Tuple[Side, Side]) -> None:
+    """As where only the VM's directory is mounted in both."""
+    source, target = sides
+    furnish(target.directory)
+    token = target.ask(said.WriteToken(), said.Token).name
+    assert (target.directory / token).exists()
+    source.directory.mkdir()
+    (source.directory / token).touch()
+    assert source.ask(said.FindToken(token, "/nowhere/101"), said.Seen).same
+
+
+def test_tokens_that_killed_agents_left_are_swept(sides: Tuple[Side, Side]) -> None:
+    _, target = sides
+    target.directory.mkdir()
+    old = time.time() - 7200
+    for place in (target.base, target.directory):
+        (place / f"{TOKEN}{'0' * 32}").touch()
+        os.utime(place / f"{TOKEN}{'0' * 32}", (old, old))
+    target.ask(said.WriteToken(), said.Token)
+    target.end()
+    assert [name for name in (*os.listdir(target.base), *os.listdir(target.directory)) if name.startswith(TOKEN)] == []
+
+
+# --- on one machine ------------------------------------------------------------------------------------------------
+
+
+def relocate(side: Side, target: Path, full: str = "") -> str:
+    how: str = side.ask(said.Relocate(str(target), ORIGIN, full), said.Relocated).how
+    return how
+
+
+@pytest.mark.parametrize("lacking", [(), ("move",), ("move", "clone", "clone_range", "exchange")])
+def test_another_datastore_of_this_machine(base: Path, tmp_path: Path, lacking: Tuple[str, ...]) -> None:
+    other = tmp_path / "datastores" / "101"
+    (other / "42").mkdir(parents=True)
+    (other / "42" / "stale").touch()
+    furnish(base / "42")
+    failing = {"move": errno.EXDEV} if "move" in lacking else {}
+    side = Side(base, RecordingFiles(failing, lacking))
+    assert relocate(side, other) == (said.COPIED if lacking else said.RENAMED)
+    side.end()
+    assert not (base / "42").exists()
+    assert sorted(os.listdir(other / "42")) == [RECEIPT, "disk.0", "empty", "tpm"]
+    assert (other / "42" / "disk.0").read_bytes() == content("AB-C")
+    for place in (base, other):
+        assert [name for name in os.listdir(place) if name.startswith(".42.")] == []
+    (other / ".42.fastcopy.old" / "deep").mkdir(parents=True)  # as if it had been cut off right then
+    again = Side(base, Files(), action=6)
+    assert relocate(again, other) == said.BEFORE
+    again.end()
+    assert [name for name in os.listdir(other) if name.startswith(".42.")] == []
+    never = Side(base, Files(), action=7, seq=9)
+    assert relocate(never, other) == said.GONE
+    never.end()
+
+
+def test_one_directory_under_two_names_is_left_alone(base: Path, tmp_path: Path) -> None:
+    alias = tmp_path / "alias" / "100"
+    alias.parent.mkdir()
+    alias.symlink_to(base)
+    furnish(base / "42")
+    side = Side(base, Files())
+    assert relocate(side, alias) == said.SAME
+    side.end()
+    assert sorted(os.listdir(base / "42")) == ["disk.0", "empty", "tpm"]
+
+
+def test_looking_at_a_directory(base: Path, tmp_path: Path) -> None:
+    other = tmp_path / "datastores" / "101"
+    furnish(other / "42")
+    side = Side(base, Files())
+    assert side.ask(said.LookAt(str(other)), said.Looked) == said.Looked(False, "disk.0\nempty\ntpm")
+    assert side.ask(said.LookAt(str(base)), said.Looked) == said.Looked(True, "")
+    side.end()
+
+
+def test_a_place_is_cleared(base: Path) -> None:
+    furnish(base / "42")
+    (base / ".42.fastcopy.part").mkdir()
+    side = Side(base, Files())
+    side.ask(said.Clear(True))
+    side.ask(said.Clear(True))
+    side.end()
+    assert os.listdir(base) == [".monitor"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        said.BeginLeaving(), said.BeginArriving(ORIGIN, encode([])), said.ReadFile(0), Scan(0, 1, CHUNK), CloseSource(),
+        said.Depart("{}"), said.WriteFile(0, CHUNK, False), Commit(""), said.Arrive(), Wants(b""),
+    ],
+    ids=lambda message: type(message).__name__,
+)  # fmt: skip
+def test_what_is_out_of_step_is_refused(base: Path, message: Message) -> None:
+    furnish(base / "42")
+    side = Side(base, Files())
+    assert side.failed(message).kind == "protocol"
+    side.end()
+    assert sorted(os.listdir(base / "42")) == ["disk.0", "empty", "tpm"]
