@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, image_messages, messages, restore_messages, volatile_messages, wire
+from tm_fastcopy.core import (
+    cache_messages,
+    examine_messages,
+    image_messages,
+    messages,
+    restore_messages,
+    volatile_messages,
+    wire,
+)
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -52,4 +60,14 @@ CASES: List[wire.Message] = [
     restore_messages.DropTree('{"version": 1}'),
     image_messages.Keep("ab" * 32),
     image_messages.OpenLive("qcow2", "qemu:///system", "one-42", "vda", 60),
+    examine_messages.Examine("/var/tmp/one"),
+    examine_messages.Examined("3.11.2", "7.2.15", "oneadmin", "oneadmin", "ab" * 32),
+    examine_messages.ReadClock(),
+    examine_messages.ClockRead(1700000000000001),
+    examine_messages.ExamineDatastore("/var/lib/one/datastores/100"),
+    examine_messages.DatastoreExamined("xfs", True, True, 1 << 40, 1 << 39),
+    examine_messages.Reach("host2"),
+    examine_messages.Reached("ssh: connect to host host2 port 22: Connection refused"),
+    examine_messages.Look("/var/lib/one/datastores/100", 42, "disk.0"),
+    examine_messages.Looked("file", 10 << 30),
 ]

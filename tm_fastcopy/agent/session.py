@@ -1,7 +1,7 @@
 """Session: what the agent does for each message of one conversation.
 
 One conversation serves one action on one VM directory, whose guard it holds from `Open` to its end; or
-the upkeep of a cache, from `OpenCache` on.
+the upkeep of a cache, from `OpenCache` on; or questions about the host, which need nothing to be open.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from ..core.restore_messages import DropTree
 from ..core.staging import need_room, store_chunk
 from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
+from . import examine
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
@@ -102,6 +103,8 @@ class Session:
         handler = self._handlers.get(type(message))
         if self._upkeep or (type(message) is OpenCache and self._directory is None):
             handler = self._keep
+        elif isinstance(message, examine.QUESTIONS) and self._directory is None:
+            handler = self._examine
         elif handler is None or (self._directory is None) != isinstance(message, (Open, Remove)):
             return Failure.of(ProtocolError(f"{type(message).__name__} makes no sense here"))
         try:
@@ -144,6 +147,9 @@ class Session:
         assert isinstance(message, OpenCache)
         self._upkeep = Upkeep(self._files, message, self._alive)
         return self._upkeep.opened()
+
+    def _examine(self, message: Message) -> Message:
+        return examine.answer(self._files, message)
 
     def _remove(self, message: Remove) -> Message:
         fence = (message.seq, message.action)
