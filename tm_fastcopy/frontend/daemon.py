@@ -54,11 +54,6 @@ _PEER = struct.Struct("3i")  # struct ucred
 log = logging.getLogger("fastcopyd")
 
 
-def address(places: Places) -> Path:
-    """The daemon's socket."""
-    return places.state / f"daemon-{os.uname().nodename}.sock"
-
-
 @dataclass(frozen=True)
 class Request:
     """What a client sent: the words of an action, and the environment that it runs with; or the words of an inquiry."""
@@ -121,9 +116,10 @@ class _Caller:
 
     async def close(self) -> None:
         """End the connection, once what was said has left."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may have gone
             await self._writer.drain()
-            self._writer.close()
+        self._writer.close()
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
 
@@ -325,10 +321,10 @@ def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
     _log_to(places.log)
     stay = "--stay" in argv
     try:
-        seat = listen(address(places))
+        seat = listen(inquiry.address(places))
         while stay and seat is None:  # one that a client has started goes first, and ends when it is idle
             time.sleep(_LOOK)
-            seat = listen(address(places))
+            seat = listen(inquiry.address(places))
     except OSError as error:
         log.error("cannot start: %s", error)
         print(f"fastcopyd cannot start: {one_line(str(error))}", file=sys.stderr)

@@ -20,6 +20,7 @@ from async_timeout import timeout
 from .. import __version__
 from ..core.errors import FastcopyError
 from .arguments import number
+from .places import Places
 from .running import MOST_SHOWN, Calls, Row
 
 MAGIC = b"fastcopy-query 1"
@@ -45,6 +46,11 @@ async def answer(words: Sequence[str], calls: Calls) -> List[str]:
         raise FastcopyError(f"the daemon does not know the question {' '.join(words)[:80]!r}: it is of another version")
     about = {"format": FORMAT, "version": __version__, "pid": os.getpid()}
     return [json.dumps(item, separators=(",", ":")) for item in (about, *rows)]
+
+
+def address(places: Places) -> Path:
+    """The daemon's socket."""
+    return places.state / f"daemon-{os.uname().nodename}.sock"
 
 
 def sockets(address: Path) -> List[Path]:

@@ -38,6 +38,14 @@ class Phases:
         if self._name is not None:
             self._seconds[self._name] += now - self._since
 
+    @property
+    def seconds(self) -> Dict[str, float]:
+        """Seconds by phase, up to now."""
+        now = self._clock()
+        self._add(now)
+        self._since = now
+        return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+
     def __str__(self) -> str:
         """`0.512 s (oned 0.012, host 0.100, lanes 0.400)`, up to now."""
         now = self._clock()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import Dict, List, Optional, Union
+from typing import TYPE_CHECKING, Dict, List, Optional, Union
 
 from .arguments import directory_and_name
-from .call import Call
 from .progress import line
+
+if TYPE_CHECKING:
+    from .call import Call
 
 MOST_SHOWN = 1000  # calls in one answer: as many transfers as there can be at all (`settings.MAX_TRANSFERS`)
 _LONGEST = 256  # characters of a name that a call came with

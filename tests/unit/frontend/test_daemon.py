@@ -95,8 +95,10 @@ class House:
         reader, writer = await asyncio.open_unix_connection(self.path)
         raw = packed(*fields)
         writer.write(len(raw).to_bytes(4, "big") + raw)
-        said = await reader.read()
-        writer.close()
+        try:
+            said = await reader.read()
+        finally:
+            writer.close()
         await writer.wait_closed()
         heard, *lines = said.splitlines() or [b"H"]
         assert heard == b"H"  # first of all, and at once: who does not hear it goes on alone
@@ -207,7 +209,7 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
 
 async def clone_without_end(call: Call) -> None:
     """An action that goes as far as a transfer, and waits there."""
-    async with call.turn(Endpoint.parse(call.argv[1])):
+    async with call.turn(Endpoint.parse(next(word for word in call.argv if word.startswith("host")))):
         call.vm_id = 7
         call.phases.enter("transfer")
         call.phases.progress.expect(1000)
@@ -228,9 +230,10 @@ class Client:
 
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tm_fastcopy.frontend.actions import clone
+    from tm_fastcopy.frontend.actions import clone, delete
 
-    monkeypatch.setattr(clone, "run", clone_without_end)
+    for action in (clone, delete):
+        monkeypatch.setattr(action, "run", clone_without_end)
 
 
 async def begun(house: House, count: int) -> Answer:
@@ -288,6 +291,22 @@ def test_a_daemon_that_takes_no_more_calls_still_says_what_it_has(tmp_path: Path
         await client.end()
         while list(house.path.parent.glob("*.sock")):
             await asyncio.sleep(0.01)
+
+    asyncio.run(house.live(scene))
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_deletion_is_not_cancelled(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(daemon: Daemon) -> None:
+        words = (b"delete", b"host1:/datastores/0/7/disk.0", b"7", b"0")
+        client = asyncio.ensure_future(house.say(MAGIC, b"4", *words))
+        await begun(house, 1)
+        (answer,) = await inquiry.ask(house.path, "cancel", "7", "")
+        assert answer.calls == []
+        assert [row["action"] for row in (await begun(house, 1)).calls] == ["delete"]
+        client.cancel()  # whose end is the action's
 
     asyncio.run(house.live(scene))
 
