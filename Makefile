@@ -2,7 +2,7 @@
 # make demo    the main job on a real Debian image, in a lab on this machine (root, Debian 12; about five minutes)
 # make test    all tests; without root, those that need none
 # make check   ruff, mypy --strict, shellcheck
-# make reference  writes docs/CONFIGURATION.md and install/fastcopy.yaml from the table of settings
+# make reference  writes docs/CONFIGURATION.md and install/fastcopy.yaml from the table of settings, and the completion
 # make clean   removes what the others made in this directory
 
 PYTHON ?= /usr/bin/python3
@@ -43,6 +43,7 @@ check: $(VENV)/ready
 
 reference: $(VENV)/ready
 	$(BIN)/python -m tm_fastcopy.frontend.reference
+	$(BIN)/python -m tm_fastcopy.commands.completion
 
 packages:
 	install/debian-packages.sh

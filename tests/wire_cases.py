@@ -6,6 +6,7 @@ from typing import List
 
 from tm_fastcopy.core import (
     cache_messages,
+    examine_messages,
     image_messages,
     messages,
     move_messages,
@@ -90,4 +91,14 @@ CASES: List[wire.Message] = [
     move_messages.Clear(True),
     move_messages.Forward("host2", "ab" * 32, 6 << 20, "/tmp/fastcopy-abc/lanes", "0123456789abcdef0123456789abcdef"),
     move_messages.Carry(7, 262144, 65536, True),
+    examine_messages.Examine("/var/tmp/one"),
+    examine_messages.Examined("3.11.2", "7.2.15", "oneadmin", "oneadmin", "ab" * 32),
+    examine_messages.ReadClock(),
+    examine_messages.ClockRead(1700000000000001),
+    examine_messages.ExamineDatastore("/var/lib/one/datastores/100"),
+    examine_messages.DatastoreExamined("xfs", True, True, 1 << 40, 1 << 39),
+    examine_messages.Reach("host2"),
+    examine_messages.Reached("ssh: connect to host host2 port 22: Connection refused"),
+    examine_messages.FindDisk("/var/lib/one/datastores/100", 42, "disk.0"),
+    examine_messages.DiskFound("file", 10 << 30),
 ]

@@ -43,6 +43,8 @@ def driver(one: Path) -> None:
     release.switch(layout, made)
     for path in release.superfluous(layout):
         shutil.rmtree(path)
+    layout.command.write_text(layout.script)
+    layout.command.chmod(0o755)
     remotes = ROOT / "tm_fastcopy/remotes"
     if remotes.is_dir():
         renew(remotes, one / "var/remotes/tm/fastcopy")

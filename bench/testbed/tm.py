@@ -28,7 +28,7 @@ DRIVERS = ("dummy", "ssh", "local", "shared", "qcow2", "fastcopy")
 SLOTS = 15  # one_tm's own default for scripts at once
 START_WAIT = 30.0  # seconds for Ruby to start
 STOP_WAIT = 10.0  # seconds for one_tm to notice that its input ended
-LOG_LINE = re.compile(r"(ERROR|INFO|WARN|DEBUG):\s+(.*)")
+LOG_LINE = re.compile(r"(ERROR|INFO|WARN|DEBUG):\s+(?:\d+\s+)?(.*)")  # a number sends the line to that VM's log
 SEVERITIES = {"E": "ERROR", "I": "INFO", "W": "WARN", "D": "DEBUG"}
 
 

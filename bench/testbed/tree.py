@@ -15,7 +15,7 @@ from bench.testbed.errors import LabError, program
 
 DIRECTORIES = [
     "bin",
-    "etc",
+    "etc/vmm_exec",
     "lib/mads",
     "lib/ruby/vendors",
     "lib/sh",
@@ -45,8 +45,13 @@ ONED_CONF = """\
 PORT = 2633
 TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 15 -d dummy,ssh,local,shared,qcow2,fastcopy" ]
 DATASTORE_MAD = [ EXECUTABLE = "one_datastore", ARGUMENTS = "-t 15 -d dummy,fs -s shared,ssh,local,fastcopy" ]
-TM_MAD_CONF = [ NAME = "fastcopy", LN_TARGET = "SYSTEM", CLONE_TARGET = "SYSTEM", SHARED = "NO" ]
+TM_MAD_CONF = [
+    NAME = "fastcopy", LN_TARGET = "SYSTEM", CLONE_TARGET = "SYSTEM", SHARED = "NO",
+    ALLOW_ORPHANS = "FORMAT", DS_MIGRATE = "YES", DS_LIVE_MIGRATE = "YES",
+    DS_MIGRATE_SNAP = "YES"
+]
 """
+VMM_EXECRC = 'LIVE_DISK_SNAPSHOTS="kvm-qcow2 kvm-ssh kvm-fastcopy qemu-fastcopy lxc-fastcopy"\n'
 
 # Source below the checkout -> directory (ends with /) or name below the tree.
 STOCK = {
@@ -83,6 +88,7 @@ def create(one: Path) -> None:
     for name in DIRECTORIES:
         (one / name).mkdir(parents=True)
     (one / "etc/oned.conf").write_text(ONED_CONF)
+    (one / "etc/vmm_exec/vmm_execrc").write_text(VMM_EXECRC)
     (one / "var/config").write_text("SCRIPTS_REMOTE_DIR=/var/tmp/one\n")  # oned writes its settings there
     (one / "etc/tmrc").write_text("# Environment of the TM drivers, as shell assignments.\n")
     (one / "etc/defaultrc").write_text("# Drivers run with this priority.\nPRIORITY=19\n")

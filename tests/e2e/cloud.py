@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import shutil
 import signal
 import time
@@ -53,11 +54,15 @@ class Vm:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How an entry point ended. `errors` are the lines that oned would make the VM's error of."""
+    """How an entry point ended. `errors` are the lines that oned would make the VM's error of.
+
+    `numbers` are those among its arguments: the VM's own may begin a log line, and no other.
+    """
 
     code: int
     stderr: str
     stdout: str
+    numbers: frozenset[str] = frozenset()
 
     @property
     def errors(self) -> list[str]:
@@ -78,7 +83,7 @@ class Outcome:
         assert self.code == 0, self.stderr
         assert self.errors == []
         assert self.stdout == ""
-        assert not [line for line in self.log if line.split(": ", 1)[1][:1].isdigit()], self.stderr
+        assert {vm for vm in map(number_of, self.log) if vm} <= self.numbers, self.stderr
         return self
 
     def failed(self, *words: str) -> Outcome:
@@ -97,8 +102,8 @@ class Outcome:
 class Running:
     """An entry point that runs."""
 
-    def __init__(self, process: NodeProcess) -> None:
-        self.process = process
+    def __init__(self, process: NodeProcess, numbers: frozenset[str] = frozenset()) -> None:
+        self.process, self.numbers = process, numbers
 
     def outcome(self, timeout: float = BOUND) -> Outcome:
         """Wait for its end; it is killed after `timeout` seconds, and subprocess.TimeoutExpired raised."""
@@ -108,7 +113,7 @@ class Running:
             except BaseException:
                 self.process.kill()
                 raise
-        return Outcome(self.process.returncode, err.decode(), out.decode())
+        return Outcome(self.process.returncode, err.decode(), out.decode(), self.numbers)
 
     def kill(self) -> None:
         """Kill the front-end's process without a chance to say anything."""
@@ -175,7 +180,8 @@ class Cloud:
     def start(self, action: str, arguments: Sequence[str], **environment: str) -> Running:
         """Start an entry point as oneadmin on the front-end."""
         entry = self.lab.one_location / "var/remotes/tm/fastcopy" / action
-        return Running(self.lab.fe.popen([entry, *arguments], env={**self.environment, **environment}))
+        numbers = frozenset(word for word in arguments if word.isdigit())
+        return Running(self.lab.fe.popen([entry, *arguments], env={**self.environment, **environment}), numbers)
 
     def run(self, action: str, *arguments: str, timeout: float = BOUND) -> Outcome:
         """Run an entry point to its end."""
@@ -261,6 +267,12 @@ class Cloud:
     def wait_for_quiet(self, host: str) -> None:
         """Return when no agent is at work on a host: what nobody waits for is then done as well."""
         processes.wait_for(lambda: not self.busy(host), 60, f"the agents on {host} to end")
+
+
+def number_of(line: str) -> str:
+    """The number that a log line begins with, which oned takes for a VM's; "" if there is none."""
+    found = re.match(r"[A-Z]+:\s+(\d+)", line)
+    return found[1] if found else ""
 
 
 def clone_arguments(image: Image, vm: Vm, name: str = "disk.0") -> list[str]:

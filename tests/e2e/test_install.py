@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.testbed import processes
-from tests.e2e.front_end import USER, WAIT, FrontEnd, copy_of_the_sources, make_wheelhouse, oned
+from tests.e2e.front_end import USER, WAIT, FrontEnd, copy_of_the_sources, make_wheelhouse, oned, run
 from tm_fastcopy import __version__
 from tm_fastcopy.setup.uninstall import daemon
 
@@ -78,11 +78,18 @@ def test_without_enable_nothing_of_opennebulas_is_touched(front_end: FrontEnd) -
     assert done.returncode == 0, done.stderr
     assert "--enable" in done.stdout
     new = {name.split("/", 2)[0] + "/" + name.split("/", 2)[1] for name in changed_names(before, front_end.state())}
-    assert new <= {"lib/fastcopy", "etc/tm", "var/remotes"}
+    assert new <= {"lib/fastcopy", "etc/tm", "var/remotes", "bin/fastcopy"}
     assert all(name.startswith("var/remotes/tm/fastcopy") for name in changed_names(before, front_end.state())
                if name.startswith("var/"))  # fmt: skip
     call = front_end.call()
     assert (call.returncode, call.stderr) == (1, SENTENCE)
+    status = run([str(front_end.one / "bin/fastcopy"), "status"])  # as root, who becomes the user that oned runs as
+    assert status.returncode == 0 and status.stdout.startswith("Nothing is being transferred"), status.stderr
+    doctor = run([str(front_end.one / "bin/fastcopy"), "doctor"], ONE_AUTH=str(front_end.auth),
+                 ONE_XMLRPC="http://127.0.0.1:9/RPC2")  # fmt: skip
+    assert doctor.returncode == 1
+    assert "oned.conf does not say all that oned must know" in doctor.stdout
+    assert "oned does not answer" in doctor.stdout
 
 
 def test_a_second_run_changes_nothing_and_says_so(front_end: FrontEnd) -> None:

@@ -89,7 +89,7 @@ def test_not_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def test_stderr_as_oned_shows_it() -> None:
-    text = "INFO: clone: Cloning a in b\ncannot\n  do that\nERROR: clone: Command failed\nWARNING: no log line\n"
+    text = "INFO: 7 clone: Cloning a in b\ncannot\n  do that\nERROR: clone: Command failed\nWARNING: no log line\n"
     error, log = tm.split_stderr(text)
     assert error == "cannotdo thatWARNING: no log line"
     assert log == ["INFO: clone: Cloning a in b", "ERROR: clone: Command failed"]

@@ -1,7 +1,8 @@
 """Session: what the agent does for each message of one conversation.
 
 One conversation serves one action on one VM directory, whose guard it holds from `Open` to its end; or
-the upkeep of a cache, from `OpenCache` on; or one side of a move, from `OpenMove` on.
+the upkeep of a cache, from `OpenCache` on; or one side of a move, from `OpenMove` on; or questions about the
+host, which need nothing to be open.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from ..core.restore_messages import DropTree
 from ..core.staging import need_room, store_chunk
 from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
+from . import examine
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
@@ -107,6 +109,8 @@ class Session:
             handler = self._go_on_moving
         elif self._upkeep or (type(message) is OpenCache and self._directory is None):
             handler = self._keep
+        elif isinstance(message, examine.QUESTIONS) and self._directory is None:
+            handler = self._examine
         elif handler is None or (self._directory is None) != isinstance(message, (Open, Remove)):
             return Failure.of(ProtocolError(f"{type(message).__name__} makes no sense here"))
         try:
@@ -160,6 +164,9 @@ class Session:
         assert isinstance(message, OpenMove)
         self._move = Move(self._files, message, self._door, self._alive)
         return Opened(False, self._door.path, self._door.token, boot_id())
+
+    def _examine(self, message: Message) -> Message:
+        return examine.answer(self._files, message)
 
     def _remove(self, message: Remove) -> Message:
         fence = (message.seq, message.action)

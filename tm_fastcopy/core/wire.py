@@ -41,6 +41,8 @@ class Message:
     """
 
     def __init_subclass__(cls) -> None:
+        if cls.__name__ in _MESSAGES:
+            raise TypeError(f"there are two messages called {cls.__name__}")
         _MESSAGES[cls.__name__] = cls
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -47,10 +48,18 @@ class Call:
         self.configuration = Configuration.read(self.environ, self.places.etc / FILE)
         self.settings = self.configuration.settings()
         """What holds for the whole front-end, until the action knows its datastores and asks `settings_for` them."""
-        self.oned = Oned.of(self.environ, self.places.auth)
         self.store = ManifestStore(self.places.state / "manifests", self.files)
         self.action = time.time_ns() // 1000
         """A number that grows with every action on this front-end: half of the fence."""
+        self.endpoint: Optional[Endpoint] = None
+        """What it is about, once it waits for its turn there."""
+        self.vm_id: Optional[int] = None
+        """The VM, once oned has said that there is one."""
+
+    @functools.cached_property
+    def oned(self) -> Oned:
+        """oned as the environment names it; `FastcopyError` if the credentials cannot be read."""
+        return Oned.of(self.environ, self.places.auth)
 
     def host(self, name: str) -> Host:
         """A conversation with a host, not begun yet."""
@@ -62,6 +71,7 @@ class Call:
     def turn(self, endpoint: Endpoint, ending: Optional[str] = None) -> AbstractAsyncContextManager[None]:
         """The turn of an action on a VM's disk or directory: taken before anything is asked, so that calls keep the
         order in which they came.  *ending* as in `Turns.turn`."""
+        self.endpoint = self.endpoint or endpoint
         directory, name = directory_and_name(endpoint.path)
         return self.services.turns.turn((endpoint.host, directory), name, ending)
 
@@ -101,6 +111,7 @@ class Call:
         vm, stores = await asyncio.gather(
             asyncio.to_thread(self.oned.vm, vm_id), self.services.datastores(self.oned, store_id)
         )
+        self.vm_id = vm.id
         datastore(stores, store_id)
         return vm, stores
 

@@ -31,11 +31,13 @@ from async_timeout import timeout
 
 from ..core.errors import FastcopyError
 from ..core.files import lock
-from . import standard_input
+from . import inquiry, standard_input
 from .call import Call
 from .limits import Limits
 from .perform import ACTIONS, log_line, one_line, perform, unknown
 from .places import Places
+from .progress import narrate
+from .running import Calls, Running
 from .services import Services
 from .settings import FILE, Configuration, Settings
 
@@ -54,18 +56,16 @@ _PEER = struct.Struct("3i")  # struct ucred
 log = logging.getLogger("fastcopyd")
 
 
-def address(places: Places) -> Path:
-    """The daemon's socket."""
-    return places.state / f"daemon-{os.uname().nodename}.sock"
-
-
 @dataclass(frozen=True)
 class Request:
-    """What a client sent: the words of an action, the environment that it runs with, and its standard input."""
+    """What a client sent: the words of an action, the environment that it runs with, and its standard input; or the
+    words of an inquiry.
+    """
 
     argv: List[str]
     environ: Dict[str, str]
     stdin: str = ""
+    inquiry: bool = False
 
     @classmethod
     def parse(cls, raw: bytes) -> Request:
@@ -74,7 +74,7 @@ class Request:
         Standard input, where an action gets one, is the value of `_STDIN`.
         """
         fields = raw.split(b"\0")
-        if len(fields) < 3 or fields[0] != MAGIC or fields[-1] or not fields[1].isdigit():
+        if len(fields) < 3 or fields[0] not in (MAGIC, inquiry.MAGIC) or fields[-1] or not fields[1].isdigit():
             raise FastcopyError("what was sent to the daemon is no call")
         count = int(fields[1])
         words = [os.fsdecode(field) for field in fields[2:-1]]
@@ -82,12 +82,12 @@ class Request:
             raise FastcopyError("what was sent to the daemon is no call")
         pairs = (word.partition("=") for word in words[count:])
         environ = {name: value for name, _, value in pairs}
-        return cls(words[:count], environ, environ.pop(_STDIN, ""))
+        return cls(words[:count], environ, environ.pop(_STDIN, ""), fields[0] == inquiry.MAGIC)
 
 
 class _Caller:
     """A client.  Lines to it: `H` (heard), `L<log line>`, `E<error line>`, and last `X<exit code>`, `R` (ask the next
-    daemon) or `N` (do it yourself).
+    daemon) or `N` (do it yourself).  `J<JSON>` answers an inquiry.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,6 +110,14 @@ class _Caller:
         """Send one line."""
         self._writer.write(f"{kind}{one_line(text)}\n".encode("utf-8", "replace"))
 
+    async def answer(self, words: List[str], calls: Calls) -> None:
+        """Answer an inquiry."""
+        try:
+            lines = [f"J{text}" for text in await inquiry.answer(words, calls)] + ["X0"]
+        except FastcopyError as error:
+            lines = [f"E{one_line(str(error))}", "X1"]
+        self._writer.write("".join(f"{line}\n" for line in lines).encode())
+
     async def gone(self) -> None:
         """Return when the client has gone; it says nothing after its call."""
         with contextlib.suppress(OSError):
@@ -117,9 +125,10 @@ class _Caller:
 
     async def close(self) -> None:
         """End the connection, once what was said has left."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may have gone
             await self._writer.drain()
-            self._writer.close()
+        self._writer.close()
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
 
@@ -133,7 +142,8 @@ class Daemon:
 
     def __init__(self, services: Services, idle_exit: Optional[float], *watched: Path, decline: bool = False) -> None:
         self._services, self._idle_exit, self._watched, self._decline = services, idle_exit, watched, decline
-        self._calls: Set[asyncio.Task[None]] = set()
+        self._clients: Set[asyncio.Task[None]] = set()
+        self._calls = Calls()
         self._last = time.monotonic()
         self._code, self._seen, self._looked = stamp(code(*watched)), stamp(glance(*watched)), time.monotonic()
         self.ending = asyncio.Event()
@@ -151,11 +161,14 @@ class Daemon:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            aside = inquiry.aside(path)
+            with contextlib.suppress(OSError):
+                os.rename(path, aside)  # still there for `fastcopy status`
             os.close(guard)
-            server.close()
             await self._farewell()
+            server.close()
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
             await self._services.close()
 
     def end(self) -> None:
@@ -164,17 +177,17 @@ class Daemon:
         self.ending.set()
 
     async def _farewell(self) -> None:
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=_FAREWELL if self.asked_to_end else None)
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=_FAREWELL if self.asked_to_end else None)
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
 
     async def _watch(self) -> None:
         """End when nothing has been asked for a while."""
         while True:
             await asyncio.sleep(min(_LOOK, self._idle_exit or _LOOK))
-            if self._calls:
+            if self._clients:
                 self._last = time.monotonic()
             elif self._replaced():
                 log.info("driver or configuration were replaced; the next call starts a new daemon")
@@ -196,7 +209,7 @@ class Daemon:
         caller = _Caller(reader, writer)
         task = asyncio.current_task()
         assert task is not None
-        self._calls.add(task)
+        self._clients.add(task)
         try:
             if caller.trusted():
                 await self._serve(caller)
@@ -206,13 +219,16 @@ class Daemon:
             pass  # the daemon ends; the client has been told
         finally:
             await caller.close()
-            self._calls.discard(task)
+            self._clients.discard(task)
             self._last = time.monotonic()
 
     async def _serve(self, caller: _Caller) -> None:
         async with timeout(_HEARING):
             request = await caller.hear()
         caller.tell("H")
+        if request.inquiry:
+            await caller.answer(request.argv, self._calls)
+            return
         if self._replaced():
             log.info("driver or configuration were replaced; calls go to a new daemon")
             self.ending.set()
@@ -233,15 +249,19 @@ class Daemon:
 
     async def _perform(self, caller: _Caller, request: Request, name: str) -> Optional[str]:
         action = request.argv[0]
+        running = Running(action)
 
         def tell(text: str) -> None:
-            caller.tell("L", log_line(action, text))
+            caller.tell("L", log_line(action, text, running.vm))
             log.info("%s: %s", name, one_line(text))
 
         def make() -> Call:
-            return Call(request.argv[1:], request.environ, tell, self._services, stdin=request.stdin)
+            running.call = Call(request.argv[1:], request.environ, tell, self._services, stdin=request.stdin)
+            return running.call
 
-        work = asyncio.ensure_future(perform(action, make))
+        work = running.task = asyncio.ensure_future(perform(action, make))
+        self._calls.add(running)
+        telling = asyncio.ensure_future(narrate(lambda seconds: tell(running.line(seconds))))
         gone = asyncio.ensure_future(caller.gone())
         try:
             await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -252,8 +272,11 @@ class Daemon:
         except asyncio.CancelledError:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-            return f"{action} was ended; the destination is as it was, or complete: repeat the action"
+            ended = f"{action} was ended; the destination is as it was, or complete: repeat the action"
+            return running.ended_by or ended
         finally:
+            self._calls.remove(running)
+            telling.cancel()
             gone.cancel()
 
 
@@ -307,10 +330,10 @@ def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
     _log_to(places.log)
     stay = "--stay" in argv
     try:
-        seat = listen(address(places))
+        seat = listen(inquiry.address(places))
         while stay and seat is None:  # one that a client has started goes first, and ends when it is idle
             time.sleep(_LOOK)
-            seat = listen(address(places))
+            seat = listen(inquiry.address(places))
     except OSError as error:
         log.error("cannot start: %s", error)
         print(f"fastcopyd cannot start: {one_line(str(error))}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Entry: runs one action in this process, and tells oned how it went.
 
-On standard error, lines that begin with `INFO: <action>: ` are log lines for oned.  All other lines would be glued
-into the VM's error, so exactly one is printed, and only when the action failed.
+On standard error, lines that begin with `INFO: [<VM>] <action>: ` are log lines for oned.  All other lines would be
+glued into the VM's error, so exactly one is printed, and only when the action failed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Callable, List, Mapping, Optional
 from . import standard_input
 from .call import Call
 from .perform import Log, log_line, perform, sentence, unknown
+from .progress import narrate
+from .running import Running
 from .services import Services
 
 
@@ -42,16 +44,17 @@ async def _supervised(action: str, make_call: Callable[[Log], Call]) -> Optional
     What asyncio would print by itself goes to the log: on standard error it would become a part of the VM's error.
     """
 
-    def log(text: str) -> None:
-        print(log_line(action, text), file=sys.stderr, flush=True)
+    running = Running(action)
 
-    made: List[Call] = []
+    def log(text: str) -> None:
+        print(log_line(action, text, running.vm), file=sys.stderr, flush=True)
 
     def make() -> Call:
-        made.append(make_call(log))
-        return made[0]
+        running.call = make_call(log)
+        return running.call
 
     task = asyncio.ensure_future(perform(action, make))
+    telling = asyncio.ensure_future(narrate(lambda seconds: log(running.line(seconds))))
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: log(f"{context['message']}: {context.get('exception')!r}"))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -59,8 +62,9 @@ async def _supervised(action: str, make_call: Callable[[Log], Call]) -> Optional
     try:
         return await task
     finally:
-        for call in made:
-            await call.services.close()
+        telling.cancel()
+        if running.call:
+            await running.call.services.close()
 
 
 def _fail(text: str) -> int:

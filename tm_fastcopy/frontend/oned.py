@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 import xmlrpc.client
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional
 from xml.parsers.expat import ExpatError
 
 from ..core.errors import FastcopyError, Refused
@@ -79,13 +79,40 @@ class Datastore:
     """A datastore: where it lies, on the front-end and (a system datastore) on hosts.
 
     *attributes* is its template: names in capitals, the first value of each, cut to `_MAX_ATTRIBUTE` characters.  A
-    vector attribute is there without text.
+    vector attribute is there without text.  *clusters* are those whose hosts may use it.
     """
 
     id: int
     base_path: str
     system: bool
     attributes: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    tm_mad: str = ""
+    clusters: FrozenSet[int] = frozenset()
+
+
+OFFLINE = 8
+"""The state of a host that an administrator has set offline: oned does nothing there."""
+
+
+@dataclass(frozen=True)
+class HostRecord:
+    """A host as oned has it; *state* as in OpenNebula's Host class, *driver* is the one that runs its VMs."""
+
+    id: int
+    name: str
+    state: int
+    cluster: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image as oned has it; *source* is its file, for datastores of files."""
+
+    id: int
+    name: str
+    source: str
 
 
 class Oned:
@@ -137,9 +164,33 @@ class Oned:
                 os.path.normpath(item.findtext("BASE_PATH") or "/nonexistent"),
                 item.findtext("TYPE") == "1",
                 _attributes(item.find("TEMPLATE")),
+                item.findtext("NAME") or "",
+                item.findtext("TM_MAD") or "",
+                frozenset(_int(cluster.text) or 0 for cluster in item.iterfind("CLUSTERS/ID")),
             )
             found[store.id] = store
         return found
+
+    def hosts(self) -> List[HostRecord]:
+        """All hosts."""
+        return [
+            HostRecord(
+                _int(item.findtext("ID")) or 0,
+                item.findtext("NAME") or "",
+                _int(item.findtext("STATE")) or 0,
+                _int(item.findtext("CLUSTER_ID")) or 0,
+                item.findtext("VM_MAD") or "",
+            )
+            for item in self.ask("one.hostpool.info").iterfind("HOST")
+        ]
+
+    def images(self) -> List[ImageRecord]:
+        """All images of all users."""
+        found = self.ask("one.imagepool.info", -2, -1, -1).iterfind("IMAGE")
+        return [
+            ImageRecord(_int(item.findtext("ID")) or 0, item.findtext("NAME") or "", item.findtext("SOURCE") or "")
+            for item in found
+        ]
 
     def ask(self, method: str, *arguments: Any) -> ElementTree.Element:
         """The document that oned answers a method with; `FastcopyError` if it does not, or refuses."""

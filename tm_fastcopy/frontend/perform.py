@@ -41,9 +41,9 @@ def unknown(argv: list[str]) -> Optional[str]:
     return f"fastcopy has no action {argv[0]!r}" if argv else "fastcopy was called without an action"
 
 
-def log_line(action: str, text: str) -> str:
-    """A line that oned takes for a log line."""
-    return f"INFO: {action}: {one_line(text)}"
+def log_line(action: str, text: str, vm: Optional[int] = None) -> str:
+    """A line that oned takes for a log line: of the VM, if it is one that oned knows, and of its own otherwise."""
+    return f"INFO: {'' if vm is None else f'{vm} '}{action}: {one_line(text)}"
 
 
 def sentence(text: str) -> str:

@@ -9,15 +9,23 @@ from __future__ import annotations
 import time
 from typing import Callable, Dict, Optional
 
+from .progress import Progress
+
 
 class Phases:
-    """The phases of one action, in the order in which they were first entered."""
+    """The phases of one action, in the order in which they were first entered; and how far it is in its bytes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.progress = Progress(clock)
         self._name: Optional[str] = None
         self._since = 0.0
         self._seconds: Dict[str, float] = {}
+
+    @property
+    def now(self) -> str:
+        """The phase that it is in; "" before the first."""
+        return self._name or ""
 
     def enter(self, name: str) -> None:
         """The phase before ends, and *name*, one word, begins."""
@@ -29,6 +37,14 @@ class Phases:
     def _add(self, now: float) -> None:
         if self._name is not None:
             self._seconds[self._name] += now - self._since
+
+    @property
+    def seconds(self) -> Dict[str, float]:
+        """Seconds by phase, up to now."""
+        now = self._clock()
+        self._add(now)
+        self._since = now
+        return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
 
     def __str__(self) -> str:
         """`0.512 s (oned 0.012, host 0.100, lanes 0.400)`, up to now."""

@@ -141,6 +141,7 @@ class Pull:
             self._phases.enter("wait")
             async with self._host.transfer():
                 self._phases.enter("transfer")
+                self._phases.progress.expect(source.data)
                 receipt = await self._assemble(source, old, staging)
             return Pulled(receipt, self._fetched, self._host.wire_bytes)
         except (OSError, NoSpace) as error:
@@ -294,6 +295,8 @@ class Pull:
                 missing = await in_thread(assembly.offer, first, page.digests, page.runs)
                 if self._planned is not None:
                     await in_thread(self._check_room, len(missing) * chunk)
+                wanted = sum(min(chunk, size - index * chunk) for index in missing)
+                self._phases.progress.found(sum(n for _, n in page.runs) - wanted)
                 await pool.add(missing)
         finally:
             if ahead:
@@ -323,6 +326,7 @@ class Pull:
         await in_thread(store_chunk, self._sink, answer.index, answer.length, answer.codec, answer.blob)
         self._compression.arrived(self._slices.pop(answer.index), answer.length)
         self._fetched += answer.length
+        self._phases.progress.moved(answer.length)
         return answer.index
 
 

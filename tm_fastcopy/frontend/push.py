@@ -154,13 +154,16 @@ class Push:
 
     async def _send(self) -> Published:
         self._phases.enter("transfer")
+        self._phases.progress.expect(self._image.data)
         try:
             async for page in self._pages():
                 self._digests.append(page.digests)
                 wants = await self._host.ask(Offer.make(page.first, page.digests, page.runs), Wants)
                 if len(wants.blob) * 32 != len(page.digests):
                     raise ProtocolError("the agent answered for another page than it was offered")
-                await self._pool.add([page.first + i for i, wanted in enumerate(wants.blob) if wanted])
+                chunks = [page.first + i for i, wanted in enumerate(wants.blob) if wanted]
+                self._phases.progress.found(sum(n for _, n in page.runs) - sum(map(self._length, chunks)))
+                await self._pool.add(chunks)
             await self._pool.finish()
         except BadChunk as error:
             self._image.check()  # if it was written meanwhile, that is the reason, and the better thing to say
@@ -228,4 +231,5 @@ class Push:
         if not isinstance(answer, Stored) or answer.index not in self._slices:
             raise ProtocolError(f"a lane answered {type(answer).__name__} to a chunk")
         self._compression.arrived(self._slices.pop(answer.index), self._length(answer.index))
+        self._phases.progress.moved(self._length(answer.index))
         return answer.index

@@ -71,11 +71,7 @@ class Installer:
         yield from self._remotes()
         for tm in self.image_tm:
             yield from self._image_actions(tm)
-        if (Path(__file__).parent.parent / "cli.py").exists():
-            script = f'#!/bin/sh\nexec {self.layout.library}/venv/bin/python3 -I -m tm_fastcopy.cli "$@"\n'
-            if self.layout.one:
-                script = script.replace("\nexec", f"\nONE_LOCATION={self.layout.one}\nexport ONE_LOCATION\nexec")
-            yield from self._file(self.layout.command, script.encode(), 0o755)
+        yield from self._file(self.layout.command, self.layout.script.encode(), 0o755)
         yield from self._gone()
         for path in [] if self.renew else release.superfluous(self.layout):
             yield Change(f"remove the old release {path}", functools.partial(shutil.rmtree, path))
@@ -194,6 +190,7 @@ class Installer:
                 print(f"  {self.layout.library}/share has a unit for systemd and rules for logrotate, if you want them")
             else:
                 print("  systemctl enable --now fastcopyd    if the daemon shall always run; calls start it otherwise")
+            print(f"  {self.layout.command} doctor    looks whether everything is as it must be")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -99,6 +99,13 @@ class Layout:
         return (self.one / "bin" if self.one else Path("/usr/bin")) / "fastcopy"
 
     @property
+    def script(self) -> str:
+        """What `command` holds.  The link is followed first, as `install/fastcopyd` does and for the same reason."""
+        where = f"ONE_LOCATION={self.one}\nexport ONE_LOCATION\n" if self.one else ""
+        venv = f'"$(readlink -f {self.library}/venv)"'
+        return f'#!/bin/sh\n{where}exec {venv}/bin/python3 -I -m tm_fastcopy.cli "$@"\n'
+
+    @property
     def system_files(self) -> Dict[str, Path]:
         """Files of `share` and where the system looks for them.  A self-contained OpenNebula keeps to itself."""
         if self.one:
@@ -106,6 +113,7 @@ class Layout:
         return {
             "fastcopyd.service": Path("/etc/systemd/system/fastcopyd.service"),
             "fastcopy.logrotate": Path("/etc/logrotate.d/fastcopy"),
+            "fastcopy.bash-completion": Path("/usr/share/bash-completion/completions/fastcopy"),
         }
 
     def render(self, text: str, user: str) -> str:

@@ -176,7 +176,7 @@ def _copy_code(layout: Layout, wanted: Wanted, release: Path, python: str) -> No
         (release / name).mkdir(mode=0o755)
     shutil.copyfile(top / "install" / "fastcopyd", release / "bin" / "fastcopyd")
     (release / "bin" / "fastcopyd").chmod(0o755)
-    for name in ("fastcopyd.service", "fastcopy.logrotate"):
+    for name in ("fastcopyd.service", "fastcopy.logrotate", "fastcopy.bash-completion"):
         text = (top / "install" / name).read_text()
         (release / "share" / name).write_text(layout.render(text, wanted.user))
 

@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 from tm_fastcopy.core.errors import FastcopyError
 from tm_fastcopy.frontend import daemon as module
+from tm_fastcopy.frontend import inquiry
+from tm_fastcopy.frontend.arguments import Endpoint
+from tm_fastcopy.frontend.call import Call
 from tm_fastcopy.frontend.daemon import MAGIC, Daemon, Request, listen
+from tm_fastcopy.frontend.inquiry import Answer
 from tm_fastcopy.frontend.services import Services
 
 
@@ -94,8 +98,10 @@ class House:
         reader, writer = await asyncio.open_unix_connection(self.path)
         raw = packed(*fields)
         writer.write(len(raw).to_bytes(4, "big") + raw)
-        said = await reader.read()
-        writer.close()
+        try:
+            said = await reader.read()
+        finally:
+            writer.close()
         await writer.wait_closed()
         heard, *lines = said.splitlines() or [b"H"]
         assert heard == b"H"  # first of all, and at once: who does not hear it goes on alone
@@ -126,7 +132,8 @@ def test_the_environment_is_the_calls(tmp_path: Path) -> None:
     house = House(tmp_path)
 
     async def scene(_: Daemon) -> None:
-        said = await house.say(MAGIC, b"1", b"clone", b"ONE_AUTH=/nonexistent/auth")
+        words = (b"clone", b"fe:/image", b"host:/datastores/0/1/disk.0", b"1", b"0")
+        said = await house.say(MAGIC, b"5", *words, b"ONE_AUTH=/nonexistent/auth")
         assert said[0].startswith(b"Ethe credentials for oned cannot be read: /nonexistent/auth") and said[1] == b"X1"
 
     asyncio.run(house.live(scene))
@@ -198,3 +205,133 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
         assert await house.say(MAGIC, b"0")
 
     asyncio.run(house.live(scene))
+
+
+# --- inquiries -----------------------------------------------------------------------------------------------------
+
+
+async def clone_without_end(call: Call) -> None:
+    """An action that goes as far as a transfer, and waits there."""
+    async with call.turn(Endpoint.parse(next(word for word in call.argv if word.startswith("host")))):
+        call.vm_id = 7
+        call.phases.enter("transfer")
+        call.phases.progress.expect(1000)
+        call.phases.progress.moved(250)
+        call.log("begun")
+        await asyncio.sleep(60)
+
+
+class Client:
+    """A call that is under way: the lines that have come back so far."""
+
+    def __init__(self, house: House, disk: bytes) -> None:
+        self._task = asyncio.ensure_future(house.say(MAGIC, b"5", b"clone", b"fe:/image", disk, b"7", b"0"))
+
+    async def end(self) -> List[bytes]:
+        return await self._task
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tm_fastcopy.frontend.actions import clone, delete
+
+    for action in (clone, delete):
+        monkeypatch.setattr(action, "run", clone_without_end)
+
+
+async def begun(house: House, count: int) -> Answer:
+    """What the daemon says when so many calls are in their transfer."""
+    while True:
+        (answer,) = await inquiry.ask(house.path, "status")
+        if sum(row["phase"] == "transfer" for row in answer.calls) == count:
+            return answer
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("endless")
+def test_what_runs_is_told_and_can_be_cancelled(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(_: Daemon) -> None:
+        first = Client(house, b"host1:/datastores/0/7/disk.0")
+        second = Client(house, b"host2:/datastores/0/7/disk.1")
+        other = Client(house, b"host2:/datastores/0/70/disk.0")
+        answer = await begun(house, 3)
+        assert (answer.daemon["format"], answer.daemon["pid"]) == (1, os.getpid())
+        row = answer.calls[0]
+        assert {name: row[name] for name in ("vm", "disk", "host", "action", "phase", "done", "total")} == {
+            "vm": 7, "disk": "disk.0", "host": "host1", "action": "clone", "phase": "transfer", "done": 250,
+            "total": 1000,
+        }  # fmt: skip
+        assert isinstance(row["age"], float) and row["age"] < 20
+        (gone,) = await inquiry.ask(house.path, "cancel", "7", "disk.1")
+        assert [(row["vm"], row["disk"]) for row in gone.calls] == [(7, "disk.1")]
+        log, error, code = await second.end()
+        assert log == b"LINFO: 7 clone: begun"  # of the VM, which oned knows
+        assert b"was ended by `fastcopy cancel`" in error and code == b"X1"
+        (gone,) = await inquiry.ask(house.path, "cancel", "7", "")
+        assert [(row["vm"], row["disk"]) for row in gone.calls] == [(7, "disk.0")]
+        assert (await first.end())[-1] == b"X1"
+        assert [row["vm"] for row in (await begun(house, 1)).calls] == [70]
+        await inquiry.ask(house.path, "cancel", "70", "")
+        await other.end()
+
+    asyncio.run(house.live(scene))
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_daemon_that_takes_no_more_calls_still_says_what_it_has(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(daemon: Daemon) -> None:
+        client = Client(house, b"host1:/datastores/0/7/disk.0")
+        await begun(house, 1)
+        daemon.ending.set()
+        while house.path.exists():
+            await asyncio.sleep(0.01)
+        assert [row["vm"] for row in (await begun(house, 1)).calls] == [7]
+        await inquiry.ask(house.path, "cancel", "7", "")
+        await client.end()
+        while list(house.path.parent.glob("*.sock")):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(house.live(scene))
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_deletion_is_not_cancelled(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(daemon: Daemon) -> None:
+        words = (b"delete", b"host1:/datastores/0/7/disk.0", b"7", b"0")
+        client = asyncio.ensure_future(house.say(MAGIC, b"4", *words))
+        await begun(house, 1)
+        (answer,) = await inquiry.ask(house.path, "cancel", "7", "")
+        assert answer.calls == []
+        assert [row["action"] for row in (await begun(house, 1)).calls] == ["delete"]
+        client.cancel()  # whose end is the action's
+
+    asyncio.run(house.live(scene))
+
+
+def test_questions_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    house = House(tmp_path)
+
+    async def scene(_: Daemon) -> None:
+        for words in (["explode"], ["cancel"], ["cancel", "seven", ""], ["status", "now"], []):
+            with pytest.raises(FastcopyError, match=r"does not know the question|is not the id of a VM"):
+                await inquiry.ask(house.path, *words)
+        assert (await begun(house, 0)).calls == []
+
+    asyncio.run(house.live(scene))
+
+
+def test_where_no_daemon_is_nothing_runs(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    assert asyncio.run(inquiry.ask(house.path, "status")) == []
+    house.path.parent.mkdir()
+    seat = listen(house.path)
+    assert seat is not None
+    seat[0].close()  # as a killed one leaves it
+    os.close(seat[1])
+    assert asyncio.run(inquiry.ask(house.path, "status")) == []

@@ -37,7 +37,7 @@ class FakeCall:
     """As much of a call as a fake action needs."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
-        self.log, self.services = log, Services()
+        self.log, self.services, self.vm_id = log, Services(), None
 
 
 def call(make: Optional[Callable[[Any], Any]] = None) -> int:

@@ -177,3 +177,32 @@ def test_credentials_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_an_address_that_is_none_is_refused(tmp_path: Path, endpoint: str) -> None:
     with pytest.raises(Refused, match="ONE_XMLRPC"):
         Oned.of({"ONE_XMLRPC": endpoint}, tmp_path / "auth")
+
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "oned"
+
+
+# --- hosts -------------------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_read(serve: Serve) -> None:
+    found = serve((True, (GOLDEN / "hostpool.xml").read_text(), 0)).hosts()
+    assert [(host.id, host.name, host.state, host.cluster, host.driver) for host in found] == [
+        (0, "host1", 2, 0, "kvm"),
+        (1, "host2", 3, 0, "kvm"),
+    ]
+
+
+def test_images_are_read(serve: Serve) -> None:
+    found = serve((True, (GOLDEN / "imagepool.xml").read_text(), 0)).images()
+    assert [(image.id, image.name, image.source) for image in found] == [
+        (7, "debian", "/srv/one/datastores/1/debian"),
+        (8, "data", "/srv/one/datastores/1/data"),
+    ]
+
+
+def test_datastores_have_a_name_a_driver_and_clusters(serve: Serve) -> None:
+    found = serve((True, (GOLDEN / "datastorepool.xml").read_text(), 0)).datastores()
+    assert {(store.name, store.tm_mad, store.clusters) for store in found.values()} >= {
+        ("default", "fastcopy", frozenset({0}))
+    }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tm_fastcopy.setup import onedconf, options
+from tm_fastcopy.setup import onedconf, onedvalues, options
 from tm_fastcopy.setup.conftext import Unreadable, parse
 from tm_fastcopy.setup.edits import Plan, take_out
 
@@ -219,3 +219,28 @@ def test_lines_are_ended_as_in_the_file() -> None:
 )
 def test_an_item_is_taken_out_of_a_list(listed: str, inserted: str, left: str) -> None:
     assert take_out(f"<{listed}>", 1, 1 + len(listed), inserted, ["fastcopy"], r"\s*,\s*") == f"<{left}>"
+
+
+# --- single values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 40 -d ssh" ]', 40),
+        ('TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-d ssh" ]', 15),
+        ('TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t many -d ssh" ]', None),
+        ('TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "--unknown" ]', None),
+        ("PORT = 2633", None),
+        ("TM_MAD = [", None),
+    ],
+)
+def test_how_many_scripts_one_tm_runs(text: str, found: object) -> None:
+    assert onedvalues.threads(text) == found
+
+
+def test_a_value_is_the_last_of_its_name() -> None:
+    text = "# SCRIPTS_REMOTE_DIR = /no\nSCRIPTS_REMOTE_DIR = /a\nSCRIPTS_REMOTE_DIR=/b\n"
+    assert onedvalues.single(text, "SCRIPTS_REMOTE_DIR", "/c") == "/b"
+    assert onedvalues.single("PORT = 1", "SCRIPTS_REMOTE_DIR", "/c") == "/c"
+    assert onedvalues.single("PORT", "SCRIPTS_REMOTE_DIR", "/c") == "/c"

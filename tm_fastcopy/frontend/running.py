@@ -1,0 +1,99 @@
+"""Running: the calls that a process has in hand, as `fastcopy status` shows them and `fastcopy cancel` ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Dict, List, Optional, Union
+
+from .arguments import directory_and_name
+from .progress import line
+
+if TYPE_CHECKING:
+    from .call import Call
+
+MOST_SHOWN = 1000  # calls in one answer: as many transfers as there can be at all (`settings.MAX_TRANSFERS`)
+_LONGEST = 256  # characters of a name that a call came with
+_NOT_ENDED = ("delete",)  # who cancels wants less to be there, and a deletion is on its way to that
+
+Row = Dict[str, Union[str, int, float, None]]
+
+
+class Running:
+    """One call: the action, and from its first steps on the call with its progress."""
+
+    def __init__(self, action: str) -> None:
+        self.action, self.began = action, time.monotonic()
+        self.call: Optional[Call] = None
+        self.task: Optional[asyncio.Future[Optional[str]]] = None
+        self.ended_by = ""
+        """Why somebody has ended it: the sentence that it fails with."""
+
+    @property
+    def vm(self) -> Optional[int]:
+        """The VM, once oned has said that there is one of this number: only then may a log line begin with it."""
+        return self.call.vm_id if self.call else None
+
+    def line(self, seconds: float) -> str:
+        """What the log says of it after so many seconds."""
+        phases = self.call.phases if self.call else None
+        return line(phases.now if phases else "begun", seconds, phases.progress.snapshot()) if phases else "begun"
+
+    def row(self) -> Row:
+        """What `status` shows, and its `--json` prints: sizes in bytes, times in seconds, rates in bytes a second."""
+        endpoint = self.call.endpoint if self.call else None
+        directory, disk = directory_and_name(endpoint.path) if endpoint else ("", "")
+        number = re.fullmatch(r".*/([0-9]{1,9})", directory)
+        seen = self.call.phases.progress.snapshot() if self.call else None
+        return {
+            "vm": int(number.group(1)) if number else None,
+            "disk": disk[:_LONGEST],
+            "host": endpoint.host[:_LONGEST] if endpoint else "",
+            "directory": directory[:_LONGEST],
+            "action": self.action,
+            "phase": self.call.phases.now if self.call else "",
+            "done": seen.done if seen else 0,
+            "total": seen.total if seen else 0,
+            "rate": round(seen.rate, 1) if seen else 0.0,
+            "left": round(seen.left, 1) if seen and seen.left is not None else None,
+            "age": round(time.monotonic() - self.began, 1),
+        }
+
+    def cancel(self, reason: str) -> None:
+        """End it; it fails with the sentence *reason*."""
+        self.ended_by = self.ended_by or reason
+        if self.task:
+            self.task.cancel()
+
+
+class Calls:
+    """The calls of a daemon, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._running: List[Running] = []
+
+    def add(self, running: Running) -> None:
+        """It has begun."""
+        self._running.append(running)
+
+    def remove(self, running: Running) -> None:
+        """It is over."""
+        self._running.remove(running)
+
+    def rows(self) -> List[Row]:
+        """All of them; at most `MOST_SHOWN`."""
+        return [running.row() for running in self._running[:MOST_SHOWN]]
+
+    async def cancel(self, vm: int, disk: str) -> List[Row]:
+        """End what runs or waits for a VM's disk ("": for any), but for deletions; return when it has ended."""
+        found = []
+        for running in self._running:
+            row = running.row()
+            if row["vm"] == vm and disk in ("", row["disk"]) and running.action not in _NOT_ENDED:
+                found.append((running, row))
+        for running, row in found:
+            running.cancel(f"{running.action} of {row['disk'] or 'the VM directory'} was ended by `fastcopy cancel`; "
+                           "the destination is as it was, and what has arrived is used if the action is repeated")
+        await asyncio.gather(*(running.task for running, _ in found if running.task), return_exceptions=True)
+        return [row for _, row in found]
