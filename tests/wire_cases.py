@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, messages, wire
+from tm_fastcopy.core import cache_messages, messages, snapshot_messages, wire
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -46,4 +46,9 @@ CASES: List[wire.Message] = [
     cache_messages.Evict("ab" * 32),
     cache_messages.Scrub("", 20 << 20),
     cache_messages.Scrubbed("ab" * 32, 200 << 20, 1, False),
+    snapshot_messages.SnapCreate(3, "qcow2", True),
+    snapshot_messages.SnapCreateLive(3, "raw", False, "one-42", "vda", False, "agent"),
+    snapshot_messages.SnapRevert(3, "raw", True, False),
+    snapshot_messages.SnapDelete(3, "qcow2", True, "one-42", "vda"),
+    snapshot_messages.Snapped("2 is frozen"),
 ]

@@ -30,6 +30,7 @@ _KINDS = [
     (_TREE + _PART, "staged tree"),
     (_TREE + r"\.fastcopy\.old/[^/]*", "old tree's file"),
     (_TREE + r"\.fastcopy\.old", "old tree"),
+    (r"/disk\.[0-9]+\.snap/\.[^/]*" + _PART, "tree's file staging"),
     (r"/disk\.[0-9]+\.snap/[^/]*", "tree's file"),
     (r"/disk\.[0-9]+\.snap", "tree"),
     (r"/\.disk\.[0-9]+" + _PART, "disk staging"),

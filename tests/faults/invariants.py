@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Dict, List, Optional, Set
 
 from tm_fastcopy.agent.cache import Cache
@@ -23,6 +26,50 @@ from .scenarios import VM, Scenario
 from .site import CHUNK, Site, sha, sha_of, tree
 
 
+class Views:
+    """What a guest would see in a VM's disk and in each of its snapshots, by the snapshot's number."""
+
+    def __init__(self, site: Site) -> None:
+        disk = site.disk(VM)
+        tree = disk.parent / "disk.0.snap"
+        names = os.listdir(tree) if tree.is_dir() else []
+        numbers = [name for name in names if name.isdigit()]
+        others = {name[: -len(".current")]: name for name in names if name.endswith(".current")}
+        if disk.is_symlink():
+            active = os.path.basename(os.readlink(disk))
+            self.disk = self._seen(tree / active)
+            self.snapshots = {name: self._seen(tree / name) for name in numbers if name != active}
+            for number, name in others.items():
+                self.snapshots[number] = self._seen(tree / (tree / name).read_text().split("/")[-1].strip())
+        else:
+            self.disk = sha_of(disk)
+            self.snapshots = {name: sha_of(tree / name) for name in numbers}
+
+    @staticmethod
+    def _seen(file: Path) -> Optional[str]:
+        """The digest of what a guest sees; None if it sees nothing, or the file is not sound."""
+        if subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", file], stderr=subprocess.DEVNULL).returncode:
+            return None
+        with tempfile.NamedTemporaryFile() as raw:
+            subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", file, raw.name], check=True, timeout=60)
+            return sha_of(Path(raw.name))
+
+    def problems(self, before: Views, action: str, number: str, done: bool) -> List[str]:
+        """What is wrong, if these were the views *before* an action on a snapshot; *done*: it has reported success."""
+        goal = before.snapshots.get(number) if action == "snap_revert" else before.disk
+        wrong = [] if self.disk == goal or (self.disk == before.disk and not done) else ["wrong: the disk is another"]
+        if self.disk is None:
+            wrong.append("lost: there is no disk")
+        for name, seen in before.snapshots.items():
+            if self.snapshots.get(name) != seen and (action != "snap_delete" or name != number):
+                wrong.append(f"lost: snapshot {name} is not what it was")
+        if done and (number in self.snapshots) != (action != "snap_delete"):
+            wrong.append(f"wrong: snapshot {number} is there, or not, after {action}")
+        if action == "snap_create" and done and self.snapshots.get(number) != before.disk:
+            wrong.append(f"wrong: snapshot {number} is not the disk as it was")
+        return wrong
+
+
 class State:
     """What was there before an action, for comparison."""
 
@@ -31,6 +78,13 @@ class State:
         self.image = sha_of(site.image)
         self.disk = sha_of(site.disk(VM))
         self.others = self._others()
+        self.views = Views(site) if scenario.about_snapshots else None
+
+    def _views(self, done: bool) -> List[str]:
+        assert self.views is not None
+        scenario = self.scenario
+        wrong = Views(self.site).problems(self.views, scenario.action, str(scenario.snapshot), done)
+        return wrong + ([] if self._others() == self.others else ["wrong: another VM's disk has changed"])
 
     def _others(self) -> Dict[str, Optional[str]]:
         base = self.site.base
@@ -39,6 +93,8 @@ class State:
 
     def after_crash(self) -> List[str]:
         """What is wrong with the files after a crash at any point."""
+        if self.views:
+            return self._views(False)
         site, wanted = self.site, sha(self.scenario.result)
         if self.scenario.action == "clone":
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {None, wanted, self.disk}, "image": {self.image}}
@@ -48,6 +104,8 @@ class State:
 
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
+        if self.views:
+            return self._views(True)
         wanted = sha(self.scenario.result)
         clone = self.scenario.action == "clone"
         allowed: Dict[str, Set[Optional[str]]] = {
@@ -118,7 +176,7 @@ def memory_problems(site: Site) -> List[str]:
 
 
 _KEPT = re.compile(
-    r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
+    r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/[0-9]+(\.current)?)?"
     r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.source)"
     r"|front/images/image(\.snap/0)?|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )

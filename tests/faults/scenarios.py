@@ -114,11 +114,21 @@ class Scenario:
     arrows: str = ""
     in_tree: bool = False
     inline: int = 0
+    snapshot: int = -1
+    least: int = 11
+    """Arrows that there must be, or the walk has lost its way."""
+
+    @property
+    def about_snapshots(self) -> bool:
+        """Whether the action is on snapshots: then `result` says nothing, and `invariants.Views` what must hold."""
+        return self.action.startswith("snap_")
 
     def spec(self, site: Site) -> Spec:
         """What the processes need to know of it."""
         source, disk = f"fe:{site.image}", f"host:{site.disk(VM)}"
         argv = [source, disk, str(VM), "0"] if self.action == "clone" else [disk, source, str(VM), "1"]
+        if self.about_snapshots:
+            argv = [disk, str(self.snapshot), str(VM), "0"]
         return {
             "action": self.action,
             "argv": argv,
@@ -183,6 +193,39 @@ MVDS_INTO_TREE = Scenario(
     "mvds qcow2 into a tree", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2", in_tree=True
 )
 
+
+def _with_copies(site: Site, run: Run) -> None:
+    """The host has a raw disk with snapshots 0 and 1."""
+    site.put_disk(VM, NEW)
+    copies = site.disk(VM).parent / "disk.0.snap"
+    copies.mkdir()
+    for number, layout in enumerate((OLD, SAME_SIZE)):
+        write_image(copies / str(number), layout)
+
+
+def _with_overlays(site: Site, run: Run) -> None:
+    """The host has a qcow2 disk, 3, that rests on snapshot 1, as snapshot 2 does; and that one on snapshot 0."""
+    site.put_overlays(VM, {"0": "", "1": "0", "2": "1", "3": "1"}, "3")
+
+
+def _with_two_overlays(site: Site, run: Run) -> None:
+    """The host has a qcow2 disk with one snapshot."""
+    site.put_overlays(VM, {"0": "", "1": "0"}, "1")
+
+
+SNAPSHOTS = [
+    Scenario("first snapshot of a raw disk", "snap_create", "", b"", _used, snapshot=0, least=7),
+    Scenario("back to a snapshot, raw", "snap_revert", "", b"", _with_copies, snapshot=0, least=7),
+    Scenario("a snapshot removed, raw", "snap_delete", "", b"", _with_copies, snapshot=1, least=2),
+    Scenario("snapshot of a tree", "snap_create", "", b"", _with_two_overlays, format="qcow2", snapshot=1, least=9),
+    Scenario(
+        "snapshot of a tree under another number",
+        "snap_create", "", b"", _with_two_overlays, format="qcow2", snapshot=4, least=12,
+    ),
+    Scenario("back to a snapshot, tree", "snap_revert", "", b"", _with_overlays, format="qcow2", snapshot=0, least=6),
+    Scenario("a snapshot removed, tree", "snap_delete", "", b"", _with_overlays, format="qcow2", snapshot=1, least=9),
+]
+
 SCENARIOS = [
     CLONE_COLD,
     CLONE_GROWN,
@@ -206,4 +249,5 @@ SCENARIOS = [
     MVDS_INTO_TREE,
     CLONE_INLINE,
     MVDS_INLINE,
+    *SNAPSHOTS,
 ]

@@ -15,7 +15,7 @@ import random
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Dict, Iterator, Optional
 
 from tests.support import qcow2_header
 
@@ -187,6 +187,19 @@ class Site:
         write_image(tree / active, layout)
         for number in beside:
             write_image(tree / number, "Z")
+        disk.symlink_to(f"disk.0.snap/{active}")
+
+    def put_overlays(self, vm: int, backing: Dict[str, str], active: str) -> None:
+        """Give a VM a qcow2 disk with snapshots, made by qemu-img: what each file rests on ("": nothing)."""
+        disk = self.disk(vm)
+        tree = disk.parent / "disk.0.snap"
+        tree.mkdir(parents=True)
+        for number, (name, base) in enumerate(backing.items()):
+            rests = ["-F", "qcow2", "-b", base] if base else []
+            make = ["qemu-img", "create", "-q", "-f", "qcow2", *rests, name, *([] if base else ["2M"])]
+            writes = ["-c", f"write -q -P {number + 1} {number * 128}k 192k", "-c", f"write -q -P {number + 9} 1M 64k"]
+            for argv in (make, ["qemu-io", "-f", "qcow2", *writes, name]):
+                subprocess.run(argv, cwd=tree, check=True, timeout=60)
         disk.symlink_to(f"disk.0.snap/{active}")
 
     def remember(self) -> None:

@@ -113,14 +113,14 @@ def open_disk(files: Files, directory: VmDirectory, format: str) -> int:
     """Open the disk of a VM for reading; `Refused` if it is none, or cannot be carried as one file."""
     disk = directory.disk
     if check_format(format) == RAW:
-        return _open_file(directory.fd, directory.name, disk)
+        return open_file(directory.fd, directory.name, disk)
     settle(files, directory.fd, directory.name)
     try:
         active = find_active(directory.fd, directory.name, disk)
     except FileNotFoundError as error:
         raise Refused(f"there is no {disk} on this host") from error
     try:
-        fd = _open_file(active.directory, active.name, disk)
+        fd = open_file(active.directory, active.name, disk)
     finally:
         os.close(active.directory)
     try:
@@ -132,7 +132,8 @@ def open_disk(files: Files, directory: VmDirectory, format: str) -> int:
     return fd
 
 
-def _open_file(place: int, name: str, disk: str) -> int:
+def open_file(place: int, name: str, disk: str) -> int:
+    """Open a file for reading, which errors call *disk*; `Refused` if it is none."""
     try:
         fd = os.open(name, _READ, dir_fd=place)
     except FileNotFoundError as error:

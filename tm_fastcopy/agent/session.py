@@ -41,8 +41,10 @@ from ..core.messages import (
     Wants,
 )
 from ..core.paths import has
+from ..core.snapshot_messages import SnapCreate, SnapCreateLive, SnapDelete, SnapRevert
 from ..core.staging import store_chunk
 from ..core.wire import Done, Failure, Message
+from . import snapshots
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
@@ -77,6 +79,10 @@ class Session:
             Scan: self._scan,
             Get: self._get,
             CloseSource: self._close_source,
+            SnapCreate: self._snapshot,
+            SnapCreateLive: self._snapshot,
+            SnapRevert: self._snapshot,
+            SnapDelete: self._snapshot,
         }
 
     def handle(self, message: Message) -> Message:
@@ -254,6 +260,10 @@ class Session:
             assert self._directory is not None
             raise SourceChanged(f"{self._directory.disk} was written while it was read; repeat when its VM is off")
         return Done()
+
+    def _snapshot(self, message: snapshots.Wish) -> Message:
+        assert self._directory is not None
+        return snapshots.perform(self._files, self._directory, message, self._alive)
 
     def end(self) -> None:
         """The conversation is over: release the guard, then complete what nobody waits for."""

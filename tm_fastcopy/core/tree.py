@@ -174,6 +174,16 @@ def publish_tree(
     return receipt
 
 
+def point_link(files: Files, parent: int, final: str, number: str, last_look: Callable[[], None]) -> None:
+    """Have the link *final* lead to the file *number* of its tree, in one step, durably."""
+    link = staging_name(final)
+    last_look()
+    files.unlink(parent, link)
+    files.make_link(parent, link, f"{tree_name(final)}/{number}")
+    files.rename(parent, link, final)
+    files.sync_directory(parent)
+
+
 def _take_place(files: Files, parent: int, final: str) -> None:
     """Give the staged tree its name, and the old one, if there is one, the staging name or the one aside."""
     staging, name = staging_name(tree_name(final)), tree_name(final)

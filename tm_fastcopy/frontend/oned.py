@@ -32,6 +32,8 @@ class Disk:
     original_size: Optional[int]
     format: str
     sparse: bool
+    target: str = ""
+    """What the hypervisor calls it ("vda")."""
 
 
 class NoAnswer(FastcopyError):
@@ -52,11 +54,19 @@ def check_format(disk: Disk) -> str:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM; *seq* is the number of its last history record."""
+    """A VM; *seq* is the number of its last history record, *hypervisor* the driver of that ("kvm", "lxc").
+
+    *lcm_state* is its state in oned's numbers, *deploy_id* what the hypervisor calls it, *freeze* how its file systems
+    are brought to rest for a backup ("NONE", "AGENT", "SUSPEND").
+    """
 
     id: int
     seq: int
     disks: Mapping[int, Disk]
+    lcm_state: int = 0
+    deploy_id: str = ""
+    hypervisor: str = ""
+    freeze: str = "NONE"
 
 
 @dataclass(frozen=True)
@@ -99,9 +109,21 @@ class Oned:
     def vm(self, vm_id: int) -> Vm:
         """The VM; `FastcopyError` if there is none, or oned does not answer."""
         root = self.ask("one.vm.info", vm_id, False)
-        records = [_int(item.findtext("SEQ")) or 0 for item in root.iterfind("HISTORY_RECORDS/HISTORY")]
+        records = [
+            (_int(item.findtext("SEQ")) or 0, (item.findtext("VM_MAD") or "").lower())
+            for item in root.iterfind("HISTORY_RECORDS/HISTORY")
+        ]
+        seq, hypervisor = max(records, default=(0, ""))
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
-        return Vm(vm_id, max(records, default=0), {disk.id: disk for disk in disks})
+        return Vm(
+            vm_id,
+            seq,
+            {disk.id: disk for disk in disks},
+            _int(root.findtext("LCM_STATE")) or 0,
+            root.findtext("DEPLOY_ID") or "",
+            hypervisor,
+            (root.findtext("BACKUPS/BACKUP_CONFIG/FS_FREEZE") or "NONE").upper(),
+        )
 
     def datastores(self) -> Dict[int, Datastore]:
         """All datastores by id."""
@@ -169,6 +191,7 @@ def _disk(item: ElementTree.Element) -> Disk:
         _int(item.findtext("ORIGINAL_SIZE")),
         (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
         (item.findtext("SPARSE") or "YES").upper() != "NO",
+        item.findtext("TARGET") or "",
     )
 
 
