@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, messages, snapshot_messages, wire
+from tm_fastcopy.core import cache_messages, messages, snapshot_messages, tree_messages, wire
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -51,4 +51,10 @@ CASES: List[wire.Message] = [
     snapshot_messages.SnapRevert(3, "raw", True, False),
     snapshot_messages.SnapDelete(3, "qcow2", True, "one-42", "vda"),
     snapshot_messages.Snapped("2 is frozen"),
+    tree_messages.ListTree("qcow2"),
+    tree_messages.TreeListed("1", b"0\n1\n2.current"),
+    tree_messages.OpenMember("0"),
+    tree_messages.BeginTree("raw", b"0\n7"),
+    tree_messages.Member("7"),
+    tree_messages.PublishTree("1", 6 << 30, True),
 ]

@@ -26,6 +26,7 @@ _PART = r"\.fastcopy\.part"
 _TREE = r"/\.disk\.[0-9]+\.snap"
 _KINDS = [
     (_TREE + _PART + r"/\.0" + _PART, "disk staging"),
+    (_TREE + _PART + r"/\.[^/]*" + _PART, "staged tree's file staging"),
     (_TREE + _PART + r"/[^/]*", "staged tree's file"),
     (_TREE + _PART, "staged tree"),
     (_TREE + r"\.fastcopy\.old/[^/]*", "old tree's file"),
@@ -53,6 +54,11 @@ _KINDS = [
     (r"/manifests/\.[^/]*", "remembered manifest staging"),
     (r"/manifests/[0-9a-f]{32}", "remembered manifest"),
     (r"/(state|var|fastcopy|manifests)", "state"),
+    (r"/images/\.[^/]*\.snap" + _PART + r"/\.[^/]*" + _PART, "image's staged tree's file staging"),
+    (r"/images/\.[^/]*\.snap" + _PART + r"/[^/]*", "image's staged tree's file"),
+    (r"/images/\.[^/]*\.snap" + _PART, "image's staged tree"),
+    (r"/images/\.[^/]*\.snap\.fastcopy\.old/[^/]*", "image's old tree's file"),
+    (r"/images/\.[^/]*\.snap\.fastcopy\.old", "image's old tree"),
     (r"/images/[^/]*\.snap/\.[^/]*" + _PART, "image staging"),
     (r"/images/[^/]*\.snap/[^/]*", "image"),
     (r"/images/[^/]*\.snap", "image datastore"),

@@ -20,10 +20,11 @@ from tm_fastcopy.core.errors import FastcopyError
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.hashing import hash_page
 from tm_fastcopy.core.manifest import Manifest
+from tm_fastcopy.core.tree import settle
 from tm_fastcopy.frontend.image import Image
 
 from .scenarios import VM, Scenario
-from .site import CHUNK, Site, sha, sha_of, tree
+from .site import CHUNK, Site, content, sha, sha_of, tree
 
 
 class Views:
@@ -70,6 +71,13 @@ class Views:
         return wrong
 
 
+def _beside(link: Path) -> Dict[str, Optional[str]]:
+    """Digests of the files in the tree of a disk or an image."""
+    tree = link.with_name(f"{link.name}.snap")
+    names = sorted(name for name in os.listdir(tree) if not name.startswith(".")) if tree.is_dir() else []
+    return {name: sha_of(tree / name) for name in names}
+
+
 class State:
     """What was there before an action, for comparison."""
 
@@ -78,6 +86,7 @@ class State:
         self.image = sha_of(site.image)
         self.disk = sha_of(site.disk(VM))
         self.others = self._others()
+        self.beside = _beside(site.disk(VM) if scenario.action == "clone" else site.image)
         self.views = Views(site) if scenario.about_snapshots else None
 
     def _views(self, done: bool) -> List[str]:
@@ -95,24 +104,40 @@ class State:
         """What is wrong with the files after a crash at any point."""
         if self.views:
             return self._views(False)
+        beside = self._members(False) if self.scenario.members else []
         site, wanted = self.site, sha(self.scenario.result)
         if self.scenario.action == "clone":
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {None, wanted, self.disk}, "image": {self.image}}
         else:
             allowed = {"disk": {self.disk}, "image": {self.image, wanted}}
-        return self._ends(allowed) + cache_problems(site) + memory_problems(site)
+        return beside + self._ends(allowed) + cache_problems(site) + memory_problems(site)
 
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
         if self.views:
             return self._views(True)
+        beside = self._members(True) if self.scenario.members else []
         wanted = sha(self.scenario.result)
         clone = self.scenario.action == "clone"
         allowed: Dict[str, Set[Optional[str]]] = {
             "disk": {wanted if clone else self.disk},
             "image": {self.image if clone else wanted},
         }
-        return self._ends(allowed) + cache_problems(self.site) + memory_problems(self.site)
+        return beside + self._ends(allowed) + cache_problems(self.site) + memory_problems(self.site)
+
+    def _members(self, done: bool) -> List[str]:
+        """What is wrong with the files beside the disk or image that the action makes."""
+        made = self.site.disk(VM) if self.scenario.action == "clone" else self.site.image
+        for link in (self.site.disk(VM), self.site.image):
+            if link.parent.is_dir():  # whoever comes next finishes first what was cut off
+                parent = os.open(link.parent, os.O_RDONLY)
+                settle(Files(), parent, link.name)
+                os.close(parent)
+        wanted = {name: sha(content(layout)) for name, layout in self.scenario.members}
+        now = _beside(made)
+        if now == wanted or (now == self.beside and not done):
+            return []
+        return ["wrong: the files of the tree are neither the old nor the new ones"]
 
     def _ends(self, allowed: Dict[str, Set[Optional[str]]]) -> List[str]:
         now = {"disk": sha_of(self.site.disk(VM)), "image": sha_of(self.site.image)}
@@ -160,7 +185,7 @@ def memory_problems(site: Site) -> List[str]:
                 path.name.startswith(".") or Manifest.decode(path.read_bytes())
             except FastcopyError as error:
                 problems.append(f"wrong: a remembered manifest cannot be read: {error}")
-    if not site.image.exists() or problems:
+    if not site.image.exists() or problems or len(_beside(site.image)) > 1:
         return problems
     image = Image.open(str(site.image), [str(site.images)], "qcow2" if site.in_tree else "raw")
     try:
@@ -178,7 +203,7 @@ def memory_problems(site: Site) -> List[str]:
 _KEPT = re.compile(
     r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/[0-9]+(\.current)?)?"
     r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.source)"
-    r"|front/images/image(\.snap/0)?|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
+    r"|front/images/image(\.snap/[0-9]+)?|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )
 
 

@@ -115,6 +115,8 @@ class Scenario:
     in_tree: bool = False
     inline: int = 0
     snapshot: int = -1
+    members: Tuple[Tuple[str, str], ...] = ()
+    """The files of the tree that the action carries: name and layout."""
     least: int = 11
     """Arrows that there must be, or the walk has lost its way."""
 
@@ -213,6 +215,57 @@ def _with_two_overlays(site: Site, run: Run) -> None:
     site.put_overlays(VM, {"0": "", "1": "0"}, "1")
 
 
+_MEMBERS = (("0", QCOW2), ("1", "QC.aC0AbD"), ("2", QCOW2_USED))
+_COPIES = (("0", OLD), ("4", "ACb"))
+
+
+def _with_members(site: Site, run: Run) -> None:
+    """The host has a qcow2 disk of three files."""
+    site.put_members(site.disk(VM), dict(_MEMBERS), "2")
+
+
+def _image_with_members(site: Site, run: Run) -> None:
+    """The image is one of three files; the host has an older tree, whose link says another number."""
+    site.put_members(site.image, dict(_MEMBERS), "2")
+    _over_first_tree(site, run)
+
+
+def _with_copies_to_carry(site: Site, run: Run) -> None:
+    """The host has a raw disk with two snapshots."""
+    site.put_disk(VM, SAME_SIZE)
+    site.put_members(site.disk(VM), dict(_COPIES), "")
+
+
+def _image_with_copies(site: Site, run: Run) -> None:
+    """The image is a raw one with two snapshots."""
+    site.put_members(site.image, dict(_COPIES), "")
+
+
+_TO_FRONT = "image|tree"
+_TO_HOST = "tree|[a-z_]+ (disk|disk staging|disk staging -> .*|VM directory)$"
+TREES = [
+    Scenario(
+        "mvds with snapshots", "mvds", QCOW2, content(QCOW2_USED), _with_members, format="qcow2", in_tree=True,
+        inline=1 << 24, members=_MEMBERS, arrows=_TO_FRONT,
+    ),
+    Scenario(
+        "mvds with snapshots over a flat image, without exchange", "mvds", QCOW2, content(QCOW2_USED), _with_members,
+        format="qcow2", lacking=("exchange",), inline=1 << 24, members=_MEMBERS, arrows="tree|rename|make_link",
+    ),
+    Scenario(
+        "mvds raw with snapshots", "mvds", OLD, content(SAME_SIZE), _with_copies_to_carry, inline=1 << 24,
+        members=_COPIES, arrows=_TO_FRONT,
+    ),
+    Scenario(
+        "clone with snapshots", "clone", QCOW2, content(QCOW2_USED), _image_with_members, format="qcow2", in_tree=True,
+        inline=1 << 24, members=_MEMBERS, arrows=_TO_HOST,
+    ),
+    Scenario(
+        "clone raw with snapshots", "clone", OLD, content(OLD), _image_with_copies, inline=1 << 24, members=_COPIES,
+        arrows=_TO_HOST,
+    ),
+]  # fmt: skip
+
 SNAPSHOTS = [
     Scenario("first snapshot of a raw disk", "snap_create", "", b"", _used, snapshot=0, least=7),
     Scenario("back to a snapshot, raw", "snap_revert", "", b"", _with_copies, snapshot=0, least=7),
@@ -250,4 +303,5 @@ SCENARIOS = [
     CLONE_INLINE,
     MVDS_INLINE,
     *SNAPSHOTS,
+    *TREES,
 ]

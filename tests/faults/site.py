@@ -189,6 +189,17 @@ class Site:
             write_image(tree / number, "Z")
         disk.symlink_to(f"disk.0.snap/{active}")
 
+    def put_members(self, link: Path, layouts: Dict[str, str], active: str) -> None:
+        """Make a disk or an image a tree of these files ("": a link is not made, the disk lies beside them)."""
+        tree = link.with_name(f"{link.name}.snap")
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir(parents=True)
+        for number, layout in layouts.items():
+            write_image(tree / number, layout)
+        if active:
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"{tree.name}/{active}")
+
     def put_overlays(self, vm: int, backing: Dict[str, str], active: str) -> None:
         """Give a VM a qcow2 disk with snapshots, made by qemu-img: what each file rests on ("": nothing)."""
         disk = self.disk(vm)

@@ -36,15 +36,25 @@ _REBASE = _Wish("made independent of the snapshot", "look at it with `qemu-img c
 _COMPARE = _Wish("compared", "look at it with `qemu-img check`", long=True)
 
 
-def resize(fd: int, size: int, reserve: bool, shown: str, alive: Callable[[], bool]) -> None:
+def resize(
+    fd: int,
+    size: int,
+    reserve: bool,
+    shown: str,
+    alive: Callable[[], bool],
+    tree: Optional[int] = None,
+    name: str = "",
+) -> None:
     """Make the qcow2 image in the open file *fd* *size* bytes large, as the guest sees it.
+
+    One that rests on others is *name* in the directory *tree*, whose headers were looked at.
 
     *reserve* allocates what is added.  `Refused`, with what it says, if it cannot do that to this image (encrypted
     ones, some with internal snapshots); `FastcopyError` if it is missing or takes too long.
     """
     reservation = ["--preallocation=falloc"] if reserve else []
-    name = _name(fd)
-    _run(_RESIZE, ["resize", "-q", "-f", "qcow2", *reservation, name, str(size)], [fd], shown, alive)
+    argv = ["resize", "-q", "-f", "qcow2", *reservation, name or _name(fd), str(size)]
+    _run(_RESIZE, argv, [fd], shown, alive, tree)
 
 
 def make_overlay(fd: int, backing: str, size: int, shown: str, alive: Callable[[], bool]) -> None:

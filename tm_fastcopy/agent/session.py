@@ -43,6 +43,7 @@ from ..core.messages import (
 from ..core.paths import has
 from ..core.snapshot_messages import SnapCreate, SnapCreateLive, SnapDelete, SnapRevert
 from ..core.staging import store_chunk
+from ..core.tree_messages import BeginTree, ListTree, Member, OpenMember, PublishTree
 from ..core.wire import Done, Failure, Message
 from . import snapshots
 from .cache import Cache
@@ -52,6 +53,7 @@ from .intake import Intake
 from .lanes import LaneDoor, read_chunk
 from .local import LocalImage
 from .removal import remove_directory, remove_disk
+from .trees import TreeInTheMaking, list_tree, open_for_reading
 from .upkeep import Upkeep
 
 
@@ -64,6 +66,7 @@ class Session:
         self._intake: Optional[Intake] = None
         self._source: Optional[Tuple[int, Identity]] = None
         self._upkeep: Optional[Upkeep] = None
+        self._tree: Optional[TreeInTheMaking] = None
         self._cache_note = ""
         self._handlers: Dict[Type[Message], Callable[..., Message]] = {
             Open: self._open,
@@ -83,6 +86,11 @@ class Session:
             SnapCreateLive: self._snapshot,
             SnapRevert: self._snapshot,
             SnapDelete: self._snapshot,
+            ListTree: self._list_tree,
+            OpenMember: self._open_member,
+            BeginTree: self._begin_tree,
+            Member: self._take_member,
+            PublishTree: self._publish_tree,
         }
 
     def handle(self, message: Message) -> Message:
@@ -121,8 +129,7 @@ class Session:
         self._directory = directory
         cache = None
         if message.create:
-            cache, self._cache_note = Cache.open(self._files, directory.base_fd, message.base)
-            self._intake = Intake(self._files, directory, cache, self._alive)
+            cache = self._receive_into(None)
         return Opened(bool(cache and cache.reflink), self._door.path, self._door.token, boot_id())
 
     def _keep(self, message: Message) -> Message:
@@ -217,11 +224,60 @@ class Session:
         return self._explained(intake.commit(message.manifest))
 
     def _open_source(self, message: OpenSource) -> Message:
-        directory = self._directory
-        assert directory is not None
+        assert self._directory is not None
         if self._source is not None:
             raise ProtocolError("a disk is open for reading already")
-        fd = open_disk(self._files, directory, message.format)
+        return self._read_from(open_disk(self._files, self._directory, message.format))
+
+    def _open_member(self, message: OpenMember) -> Message:
+        assert self._directory is not None
+        if self._source is not None:
+            raise ProtocolError("a disk is open for reading already")
+        return self._read_from(open_for_reading(self._directory, message.name))
+
+    def _list_tree(self, message: ListTree) -> Message:
+        assert self._directory is not None
+        return list_tree(self._files, self._directory, message.format)
+
+    def _begin_tree(self, message: BeginTree) -> Message:
+        self._receiving()
+        if self._tree is not None:
+            raise ProtocolError("a tree is in the making already")
+        assert self._directory is not None
+        self._tree = TreeInTheMaking(self._files, self._directory, message, self._alive)
+        return Done()
+
+    def _take_member(self, message: Member) -> Message:
+        if self._tree is None:
+            raise ProtocolError("no tree is in the making")
+        place = self._tree.place(message.name) if message.name else None
+        self._end_intake()
+        self._receive_into(place)
+        return Done()
+
+    def _publish_tree(self, message: PublishTree) -> Message:
+        if self._tree is None:
+            raise ProtocolError("no tree is in the making")
+        self._door.close_and_wait()
+        self._end_intake()
+        return Published(self._tree.publish(message).encode(), "")
+
+    def _end_intake(self) -> None:
+        if self._intake:
+            self._intake.finish_tee()
+            self._intake.abandon()
+            self._intake = None
+
+    def _receive_into(self, place: Optional[Tuple[int, str]]) -> Optional[Cache]:
+        """Be ready for a disk, or a file of its tree; return the cache."""
+        assert self._directory is not None
+        cache, self._cache_note = Cache.open(self._files, self._directory.base_fd, self._directory.base)
+        self._intake = Intake(self._files, self._directory, cache, self._alive, place)
+        return cache
+
+    def _read_from(self, fd: int) -> Message:
+        directory = self._directory
+        assert directory is not None
         status = os.fstat(fd)
         self._source = fd, Identity.of(status)
         self._door.hand_out({"do": "fetch", "shown": f"reading {directory.disk}"}, [fd])
@@ -270,10 +326,10 @@ class Session:
         self._door.reset()
         if self._source:
             os.close(self._source[0])
+        if self._tree:
+            self._tree.close()
         if self._directory:
             self._directory.leave()
-        if self._intake:
-            self._intake.finish_tee()
-            self._intake.abandon()
+        self._end_intake()
         if self._upkeep:
             self._upkeep.close()

@@ -87,10 +87,31 @@ def list_files(tree: int, shown: str) -> List[str]:
     """The names in a tree, but for what belongs to no disk: staging files, and the link of a tree to itself that the
     stock drivers for shared storage make.  `Refused` if there are more than `MAX_FILES`.
     """
-    found = sorted(name for name in os.listdir(tree) if not is_staging(name) and not _is_link(tree, name))
+    # btrfs shows an open directory as it was when it was opened, so it is opened anew.
+    now = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    try:
+        names = os.listdir(now)
+    finally:
+        os.close(now)
+    found = sorted(name for name in names if not is_staging(name) and not _is_link(tree, name))
     if len(found) > MAX_FILES:
         raise Refused(f"{shown} holds {len(found)} files, and more than {MAX_FILES} are not handled: delete snapshots")
     return found
+
+
+def list_members(tree: int, shown: str) -> List[str]:
+    """The files of a tree that is to be carried; `Refused` if there is anything in it that belongs to no disk."""
+    names = list_files(tree, shown)
+    strangers = [name for name in names if not (is_number(name) or is_current(name))]
+    if strangers:
+        raise Refused(f"{shown} holds {', '.join(strangers)[:200]!r}, which is no file of a disk: it is not carried")
+    return names
+
+
+def check_whole(tree: int, active: str, shown: str) -> None:
+    """Raise `Refused` unless every file of a tree stands for itself or rests on one in it, and *active* is one."""
+    if active not in read_chain(tree, shown).headers:
+        raise Refused(f"{shown} does not hold {active}, which is to be the disk")
 
 
 def _is_link(tree: int, name: str) -> bool:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Sequence
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from ..core import qcow2
 from ..core.assembly import Assembly
+from ..core.chain import open_member
 from ..core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError, Refused, classify
 from ..core.files import Files, free_bytes, room
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
 from ..core.paths import has, relative_to_any
 from ..core.plan import Place
-from ..core.publish import Staged, replace, staging_name
+from ..core.publish import Staged, publish, replace, staging_name
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room, store_chunk
 from ..core.tree import tree_name
+from ..core.tree_messages import OpenMember
 from ..core.wire import Done, Message
 from .compression import Compression, Slice
 from .host import Host
@@ -34,6 +36,15 @@ from .threads import in_thread
 
 _SCAN_PAGE = 256  # chunks, 64 MiB: small enough that lanes begin while the rest of the disk is read
 _NEW_IMAGE_MODE = 0o660
+
+
+class Slot(NamedTuple):
+    """One file of a tree in the making: the open staging tree, its name there, and the old tree, if there is one."""
+
+    tree: int
+    name: str
+    old: Optional[int]
+
 
 @dataclass(frozen=True)
 class Pulled:
@@ -90,6 +101,7 @@ class Pull:
         files: Files,
         format: str = "raw",
         phases: Optional[Phases] = None,
+        member: Optional[Slot] = None,
     ) -> None:
         self._phases = phases or Phases()
         self._host, self._path, self._bases, self._store, self._files = host, path, list(bases), store, files
@@ -97,9 +109,14 @@ class Pull:
         self._slices: Dict[int, Slice] = {}
         self._pool: Optional[LanePool] = None
         self._format = format
-        place = open_place(*relative_to_any(path, self._bases), path, format)
-        self._directory, self._name = place.directory, place.name
-        self._file = f"{tree_name(path)}/{place.name}" if place.in_tree else path
+        self._member = member
+        if member:
+            self._directory, self._name = os.dup(member.tree), member.name
+            self._file = f"{tree_name(path)}/{member.name}"
+        else:
+            place = open_place(*relative_to_any(path, self._bases), path, format)
+            self._directory, self._name = place.directory, place.name
+            self._file = f"{tree_name(path)}/{place.name}" if place.in_tree else path
         self._sink: Optional[Sink] = None
         self._fetched = 0
         self._needed = 0
@@ -110,12 +127,13 @@ class Pull:
         staging: Optional[Staging] = None
         try:
             self._phases.enter("disk")
-            source: Source = await self._host.ask(OpenSource(self._format), Source)
+            question = OpenMember(self._name) if self._member else OpenSource(self._format)
+            source: Source = await self._host.ask(question, Source)
             self._needed = source.data
             check_geometry(source.size, chunk_size_for(source.size))
             self._phases.enter("image")
             old = await in_thread(self._old_image)
-            if old and self._format == "raw" and source.size < old.image.size:
+            if old and self._format == "raw" and not self._member and source.size < old.image.size:
                 raise Refused(
                     f"the disk has {source.size} bytes and its image {old.image.size}: disks do not shrink, so this "
                     "one is damaged; the image stays as it is"
@@ -150,9 +168,9 @@ class Pull:
 
     def _old_image(self) -> Optional[_OldImage]:
         """Open the image that will be replaced, with its manifest; None if there is none."""
-        if has(self._directory, self._name) is None:
+        image = self._open_old()
+        if image is None:
             return None
-        image = Image.open(self._path, self._bases, self._format)
         try:
             chunk = chunk_size_for(image.size)
             manifest = self._store.get(image)
@@ -166,6 +184,16 @@ class Pull:
         except BaseException:
             image.close()
             raise
+
+    def _open_old(self) -> Optional[Image]:
+        if self._member:
+            old = self._member.old
+            if old is None or has(old, self._name) is None:
+                return None
+            return Image(self._file, open_member(old, self._name, tree_name(self._path)))
+        if has(self._directory, self._name) is None:
+            return None
+        return Image.open(self._path, self._bases, self._format)
 
     def _stage(self, size: int) -> Staging:
         staging = Staging.open(self._files, self._directory, staging_name(self._name), size)
@@ -196,9 +224,12 @@ class Pull:
             await self._host.ask(CloseSource(), Done)
             if old:
                 old.image.check()
-            if self._format == "qcow2":
+            if self._format == "qcow2" and not self._member:
                 await in_thread(self._check_header, staging, old)
             staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
+            if self._member:
+                mode = (source.mode & 0o777) | 0o600
+                return await in_thread(publish, self._files, staged, self._name, self._file, mode)
             return await in_thread(replace, self._files, staged, self._name, self._file, mode)
         finally:
             table.close()
