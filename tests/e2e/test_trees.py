@@ -60,7 +60,10 @@ def test_there_and_back_and_there_again(cloud: Cloud, host: str, format: str) ->
     image = an_image(cloud, format)
     life = with_snapshots(cloud, image, host)
     on_host = contents(life.vm.path, "disk.0")
-    cloud.mvds(life.vm, image).succeeded()
+    control = cloud.control_bytes(host)
+    with traffic(cloud.node(life.vm)) as seen:
+        cloud.mvds(life.vm, image).succeeded()
+    assert seen.tx < 11 * MIB + 3 * control  # what the guest wrote, and not what the image was
     assert contents(life.vm.path, "disk.0") == on_host
     assert image_contents(image) == on_host
     top = image.file.parent
@@ -85,7 +88,6 @@ def test_there_and_back_and_there_again(cloud: Cloud, host: str, format: str) ->
     again.snap("delete", 0).succeeded()
     assert again.seen()[:2] == [1, 2]
     again.put(9, 10)
-    control = cloud.control_bytes(host)
     before = image_contents(image)
     with traffic(cloud.node(vm)) as seen:
         cloud.mvds(vm, image).succeeded()
@@ -106,6 +108,16 @@ def test_a_disk_with_snapshots_that_is_larger_than_its_image(cloud: Cloud, host:
     assert listing(vm) == listing(life.vm)
     same = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", active(life.vm), active(vm)]
     qemu_img(*same)
+
+
+def test_large_files_go_over_lanes(cloud: Cloud) -> None:
+    image = cloud.image(lambda path: look.random_qcow2(path, 24 * MIB), mode=0o644, format="qcow2")
+    life = with_snapshots(cloud, image, "host1")
+    image.file.unlink()  # nothing there is a seed
+    cloud.mvds(life.vm, image).succeeded()
+    vm = cloud.vm(image, "host2")
+    cloud.clone(image, vm).succeeded()
+    assert contents(vm.path, "disk.0") == image_contents(image) == contents(life.vm.path, "disk.0")
 
 
 def test_an_image_that_loses_its_snapshots(cloud: Cloud) -> None:

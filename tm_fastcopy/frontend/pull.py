@@ -39,11 +39,14 @@ _NEW_IMAGE_MODE = 0o660
 
 
 class Slot(NamedTuple):
-    """One file of a tree in the making: the open staging tree, its name there, and the old tree, if there is one."""
+    """One file of a tree in the making: the open staging tree, its name there, the old tree, if there is one, and
+    whether the old image is a file of its own.
+    """
 
     tree: int
     name: str
     old: Optional[int]
+    flat: bool
 
 
 @dataclass(frozen=True)
@@ -188,9 +191,10 @@ class Pull:
     def _open_old(self) -> Optional[Image]:
         if self._member:
             old = self._member.old
-            if old is None or has(old, self._name) is None:
-                return None
-            return Image(self._file, open_member(old, self._name, tree_name(self._path)))
+            if old is not None and has(old, self._name) is not None:
+                return Image(self._file, open_member(old, self._name, tree_name(self._path)))
+            # An image of one file is what the first of the tree's files was made of, or (raw) what all were.
+            return Image.open(self._path, self._bases, "raw") if self._member.flat else None
         if has(self._directory, self._name) is None:
             return None
         return Image.open(self._path, self._bases, self._format)

@@ -60,6 +60,7 @@ class PullTree:
         self._parent, self._final = open_parent(*relative_to_any(path, self._bases))
         self._tree = -1
         self._old: Optional[int] = None
+        self._flat = False
 
     async def run(self) -> Pulled:
         """Bring the files back, and publish them.  A raw disk itself comes last: its name is its commit point."""
@@ -67,7 +68,7 @@ class PullTree:
             await in_thread(self._open)
             pulled: List[Pulled] = []
             for name in self._listed.names:
-                pulled.append(await self._pull(Slot(self._tree, name, self._old)))
+                pulled.append(await self._pull(Slot(self._tree, name, self._old, self._flat)))
             self._phases.enter("publish")
             receipt = await in_thread(self._publish)
             if not self._listed.active:
@@ -89,6 +90,8 @@ class PullTree:
         self._tree = open_staging_tree(self._files, self._parent, self._final, self._listed.names)
         if not lock(self._tree):
             raise Refused(f"another action is just bringing back {self._path}: repeat this one when it is done")
+        image = has(self._parent, self._final)
+        self._flat = image is not None and stat.S_ISREG(image.st_mode)
         status = has(self._parent, tree_name(self._final))
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._old = open_directory(self._parent, tree_name(self._final), tree_name(self._path))
