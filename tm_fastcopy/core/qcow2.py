@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Container, Dict, Optional, Tuple
 
 from .errors import Refused
@@ -51,8 +51,8 @@ class Header:
     encryption: int
     snapshots: int
     backing_format: Optional[str] = None
-    l1_at: int = 0
-    l1_size: int = 0
+    l1_at: int = field(default=0, compare=False)
+    l1_size: int = field(default=0, compare=False)
 
 
 def read(fd: int, shown: str) -> Header:
