@@ -241,8 +241,10 @@ def _image_with_copies(site: Site, run: Run) -> None:
     site.put_members(site.image, dict(_COPIES), "")
 
 
-_TO_FRONT = "image|tree"
-_TO_HOST = "tree|[a-z_]+ (disk|disk staging|disk staging -> .*|VM directory)$"
+# How each file is made, others have walked: these are the steps that make a tree of them.
+_NAMES = "^(create|make_|rename|exchange|unlink|remove_|sync)[a-z_]* "
+_TO_FRONT = _NAMES + ".*(image|tree)"
+_TO_HOST = _NAMES + ".*(tree|disk|disk staging|VM directory)"
 TREES = [
     Scenario(
         "mvds with snapshots", "mvds", QCOW2, content(QCOW2_USED), _with_members, format="qcow2", in_tree=True,
@@ -250,7 +252,8 @@ TREES = [
     ),
     Scenario(
         "mvds with snapshots over a flat image, without exchange", "mvds", QCOW2, content(QCOW2_USED), _with_members,
-        format="qcow2", lacking=("exchange",), inline=1 << 24, members=_MEMBERS, arrows="tree|rename|make_link",
+        format="qcow2", lacking=("exchange",), inline=1 << 24, members=_MEMBERS,
+        arrows="^(rename|exchange|make_link|unlink) .*(tree|image -)",
     ),
     Scenario(
         "mvds raw with snapshots", "mvds", OLD, content(SAME_SIZE), _with_copies_to_carry, inline=1 << 24,
