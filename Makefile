@@ -9,7 +9,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL_FILES := install/debian-packages.sh install/command install/fastcopyd install/fastcopy-action .ci/run bench/command \
-    tm_fastcopy/remotes/fastcopy tests/python39.sh
+    tm_fastcopy/remotes/fastcopy tm_fastcopy/remotes/backup tm_fastcopy/remotes/monitor tests/python39.sh
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: bench demo test e2e walk others python39 check reference clean packages

@@ -4,7 +4,7 @@
 set -eu
 
 packages="python3-venv openssh-client openssh-server iproute2 util-linux procps kmod xfsprogs btrfs-progs e2fsprogs
-    qemu-utils debootstrap shellcheck libxml2-utils rsync"
+    qemu-utils xorriso genisoimage debootstrap shellcheck libxml2-utils rsync"
 
 missing=""
 for package in $packages; do

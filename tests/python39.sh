@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests of core, agent and setup on Python 3.9, the oldest that hosts and front-ends may have, in a Debian 11 of
-# its own.
+# Runs the tests of core, agent, setup and remotes on Python 3.9, the oldest that hosts and front-ends may have, in a
+# Debian 11 of its own.
 #
 #   tests/python39.sh [arguments of pytest]
 #
@@ -73,4 +73,4 @@ tar -C "$checkout" --exclude=./.git --exclude=./.venv --exclude=./build --exclud
     | tar -C "$debian/checkout" -xf -
 chroot "$debian" /venv/bin/python --version
 exec chroot "$debian" /usr/bin/env -i PATH=/usr/bin:/bin:/usr/sbin:/sbin LC_ALL=C.UTF-8 HOME=/root \
-    sh -c 'cd /checkout && exec /venv/bin/python -m pytest -q tests/unit/core tests/unit/agent tests/unit/setup "$@"' pytest "$@"
+    sh -c 'cd /checkout && exec /venv/bin/python -m pytest -q tests/unit/core tests/unit/agent tests/unit/setup tests/unit/remotes "$@"' pytest "$@"

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import List
 
-from tm_fastcopy.core import cache_messages, messages, snapshot_messages, tree_messages, wire
+from tm_fastcopy.core import (
+    cache_messages,
+    image_messages,
+    messages,
+    restore_messages,
+    snapshot_messages,
+    tree_messages,
+    volatile_messages,
+    wire,
+)
 
 CASES: List[wire.Message] = [
     messages.Open("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, True, "fastcopy"),
@@ -46,6 +55,12 @@ CASES: List[wire.Message] = [
     cache_messages.Evict("ab" * 32),
     cache_messages.Scrub("", 20 << 20),
     cache_messages.Scrubbed("ab" * 32, 200 << 20, 1, False),
+    volatile_messages.MakeDisk(10 << 30, "qcow2", "ext4", "-b\n4096", 0o644, False),
+    volatile_messages.GrowDisk(20 << 30, "raw", True),
+    volatile_messages.Grown(10 << 30, 20 << 30),
+    restore_messages.DropTree('{"version": 1}'),
+    image_messages.Keep("ab" * 32),
+    image_messages.OpenLive("qcow2", "qemu:///system", "one-42", "vda", 60),
     snapshot_messages.SnapCreate(3, "qcow2", True),
     snapshot_messages.SnapCreateLive(3, "raw", False, "one-42", "vda", False, "agent"),
     snapshot_messages.SnapRevert(3, "raw", True, False),

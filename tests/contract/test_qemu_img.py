@@ -11,7 +11,7 @@ import pytest
 from tests.support import NO_SHARING, RecordingFiles, make_encrypted, qemu_img
 from tests.unit.agent.conversation import Conversation
 from tests.unit.agent.entries import KEY
-from tm_fastcopy.agent import qemu_img as program
+from tm_fastcopy.agent import program
 from tm_fastcopy.core import messages, qcow2
 from tm_fastcopy.core.qcow2 import Header
 from tm_fastcopy.core.receipt import Receipt

@@ -197,6 +197,18 @@ class Cloud:
         """Bring a VM's disk back as its image."""
         return self.start_mvds(vm, image).outcome()
 
+    def ln(self, image: Image, vm: Vm) -> Outcome:
+        """Bring a persistent image to the host of a VM."""
+        return self.start("ln", clone_arguments(image, vm)).outcome()
+
+    def start_cpds(self, vm: Vm, path: str, snapshot: int = -1) -> Running:
+        """Start saving a VM's disk as the new image `path`."""
+        return self.start("cpds", [vm.argument(), path, str(snapshot), str(vm.id), str(DEFAULT)])
+
+    def cpds(self, vm: Vm, path: str) -> Outcome:
+        """Save a VM's disk as a new image."""
+        return self.start_cpds(vm, path).outcome()
+
     def delete(self, vm: Vm, name: str = "") -> Outcome:
         """Delete a VM's disk, or its whole directory."""
         target = f"{vm.host}:{vm.directory}" + (f"/{name}" if name else "")

@@ -265,3 +265,18 @@ def test_a_disk_that_became_shorter_than_its_image_is_not_brought_back(cloud: Cl
     cloud.mvds(vm, image).failed("shrink")
     assert fingerprint(image.file) == before
     assert look.leftovers(image.file.parent) == []
+
+
+def test_a_disk_is_saved_as_a_new_image_where_the_front_end_cannot_share_blocks(ext4_cloud: Cloud) -> None:
+    """The image that it was made of is the seed, and read from; what changed travels."""
+    control = ext4_cloud.control_bytes("host1")
+    image, vm = deploy(ext4_cloud)
+    mutate(vm.path / "disk.0", 14)
+    before, changed = fingerprint(image.file), look.changed_chunks(image.file, vm.path / "disk.0")
+    new = f"{ext4_cloud.store}/saved-{vm.id}"
+    with traffic(ext4_cloud.node(vm)) as seen:
+        ext4_cloud.cpds(vm, new).succeeded()
+    assert look.same_content(ext4_cloud.lab.fe.path(new), vm.path / "disk.0")
+    assert MIB <= seen.tx <= 1.1 * changed + (1 + LANES) * control
+    assert fingerprint(image.file) == before
+    look.is_disk(ext4_cloud.lab.fe.path(new), 0o660)

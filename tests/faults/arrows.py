@@ -25,6 +25,7 @@ SHUTDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN, the same as EXT4_IOC_SHUTDOWN
 _PART = r"\.fastcopy\.part"
 _TREE = r"/\.disk\.[0-9]+\.snap"
 _KINDS = [
+    (r"/#[0-9]+", "unnamed file"),
     (_TREE + _PART + r"/\.0" + _PART, "disk staging"),
     (_TREE + _PART + r"/\.[^/]*" + _PART, "staged tree's file staging"),
     (_TREE + _PART + r"/[^/]*", "staged tree's file"),
@@ -42,6 +43,7 @@ _KINDS = [
     (r"/cache/[0-9a-f]{64}\.manifest", "manifest"),
     (r"/cache/\.[0-9a-f]{32}\.source\.[0-9]+" + _PART, "source key staging"),
     (r"/cache/[0-9a-f]{32}\.source", "source key"),
+    (r"/cache/[0-9a-f]{32}\.kept", "note"),
     (r"/cache/[^/]*\.lease", "lease"),
     (r"/cache/\.probe[^/]*", "probe"),
     (r"/\.fastcopy/cache", "cache"),
@@ -217,11 +219,22 @@ def _by_names(method: str, names: int) -> Callable[..., Any]:
     return changed
 
 
+def _by_two_directories(method: str) -> Callable[..., Any]:
+    plain = getattr(Files, method)
+
+    def changed(self: RecordingFiles, directory: int, name: str, target: int, new: str) -> Any:
+        paths = [f"{path_of(directory)}/{name}", f"{path_of(target)}/{new}"]
+        return self.step(method, paths, lambda: plain(self, directory, name, target, new))
+
+    return changed
+
+
 _ONE_NAME = ("create", "make_directory", "make_link", "unlink", "remove_directory")
 _NAMES = {"rename": 2, "exchange": 2, **dict.fromkeys(_ONE_NAME, 1)}
 METHODS = [name for name in vars(Files) if not name.startswith("_")]
-for _method in METHODS:
+for _method in set(METHODS) - {"move"}:
     setattr(RecordingFiles, _method, _by_names(_method, _NAMES[_method]) if _method in _NAMES else _by_fd(_method))
+RecordingFiles.move = _by_two_directories("move")  # type: ignore[method-assign]
 
 
 def read_log(path: Path) -> List[Line]:

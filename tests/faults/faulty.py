@@ -7,6 +7,7 @@ import contextlib
 import socket
 from typing import Any, Optional
 
+from tm_fastcopy.core.buffer import Buffer
 from tm_fastcopy.core.errors import LinkLost
 
 _AFTERWORK = 60.0  # seconds that an agent may take to complete its cache after the front-end has gone
@@ -34,10 +35,10 @@ class StreamLink:
         """See `Link`."""
         return await self._reader.readline()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *pieces: Buffer) -> None:
         """See `Link`."""
         try:
-            self._writer.write(data)
+            self._writer.write(b"".join(pieces))
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             raise LinkLost("the connection broke") from error
@@ -89,8 +90,9 @@ class Faulty:
             await self._closed.wait()
         return data
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *pieces: Buffer) -> None:
         """See `Link`."""
+        data = b"".join(pieces)
         if data.startswith(b"BUNDLE "):
             await self._link.write(data)
             return

@@ -23,7 +23,7 @@ from tm_fastcopy.core.manifest import Manifest
 from tm_fastcopy.core.tree import settle
 from tm_fastcopy.frontend.image import Image
 
-from .scenarios import VM, Scenario
+from .scenarios import OVER_TREE, VM, Scenario
 from .site import CHUNK, Site, content, sha, sha_of, tree
 
 
@@ -84,7 +84,7 @@ class State:
     def __init__(self, site: Site, scenario: Scenario) -> None:
         self.site, self.scenario = site, scenario
         self.image = sha_of(site.image)
-        self.disk = sha_of(site.disk(VM))
+        self.disk = self._disk()
         self.others = self._others()
         self.beside = _beside(site.disk(VM) if scenario.action == "clone" else site.image)
         self.views = Views(site) if scenario.about_snapshots else None
@@ -94,6 +94,13 @@ class State:
         scenario = self.scenario
         wrong = Views(self.site).problems(self.views, scenario.action, str(scenario.snapshot), done)
         return wrong + ([] if self._others() == self.others else ["wrong: another VM's disk has changed"])
+
+    def _disk(self) -> Optional[str]:
+        """SHA-256 of what can be known of the disk."""
+        try:
+            return sha(self.scenario.seen(self.site.disk(VM).read_bytes()))
+        except FileNotFoundError:
+            return None
 
     def _others(self) -> Dict[str, Optional[str]]:
         base = self.site.base
@@ -106,10 +113,12 @@ class State:
             return self._views(False)
         beside = self._members(False) if self.scenario.members else []
         site, wanted = self.site, sha(self.scenario.result)
-        if self.scenario.action == "clone":
-            allowed: Dict[str, Set[Optional[str]]] = {"disk": {None, wanted, self.disk}, "image": {self.image}}
+        if self.scenario.writes_image:
+            allowed: Dict[str, Set[Optional[str]]] = {"disk": {self.disk}, "image": {self.image, wanted}}
         else:
-            allowed = {"disk": {self.disk}, "image": {self.image, wanted}}
+            allowed = {"disk": {wanted, self.disk}, "image": {self.image}}
+            if self.scenario.action in OVER_TREE:
+                allowed["disk"].add(None)  # over a tree, there is a moment without any
         return beside + self._ends(allowed) + cache_problems(site) + memory_problems(site)
 
     def after_success(self) -> List[str]:
@@ -118,10 +127,10 @@ class State:
             return self._views(True)
         beside = self._members(True) if self.scenario.members else []
         wanted = sha(self.scenario.result)
-        clone = self.scenario.action == "clone"
+        back = self.scenario.writes_image
         allowed: Dict[str, Set[Optional[str]]] = {
-            "disk": {wanted if clone else self.disk},
-            "image": {self.image if clone else wanted},
+            "disk": {self.disk if back else wanted},
+            "image": {wanted if back else self.image},
         }
         return beside + self._ends(allowed) + cache_problems(self.site) + memory_problems(self.site)
 
@@ -140,7 +149,7 @@ class State:
         return ["wrong: the files of the tree are neither the old nor the new ones"]
 
     def _ends(self, allowed: Dict[str, Set[Optional[str]]]) -> List[str]:
-        now = {"disk": sha_of(self.site.disk(VM)), "image": sha_of(self.site.image)}
+        now = {"disk": self._disk(), "image": sha_of(self.site.image)}
         wrong = [
             f"lost: there is no {name}" if now[name] is None else f"wrong: the {name} is neither old nor new"
             for name in now
@@ -202,8 +211,9 @@ def memory_problems(site: Site) -> List[str]:
 
 _KEPT = re.compile(
     r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/[0-9]+(\.current)?)?"
-    r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.source)"
-    r"|front/images/image(\.snap/[0-9]+)?|front/one/(auth|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
+    r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.(source|kept))"
+    r"|front/images/(image(\.snap/[0-9]+)?|base)"
+    r"|front/one/(auth|backup|var/remotes/.*|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )
 
 

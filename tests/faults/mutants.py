@@ -36,7 +36,7 @@ def rename_before_fsync() -> None:
 
         return published
 
-    for module in (intake, disk):
+    for module in (cache, disk):
         module.publish = late(lambda files, *names: files.rename(*names))  # type: ignore[attr-defined]
     pull.replace = late(lambda files, *names: files.exchange(*names))  # type: ignore[attr-defined]
 

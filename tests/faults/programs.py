@@ -4,7 +4,8 @@ A spec is a plain dictionary, handed from the test to the front-end's process an
 
     action, argv, one_location, base, images, disk   what the action is called with, and what oned would say
     lanes, chunk                                     number of lanes, chunk size in bytes
-    format                                           of the disk, as oned says
+    format, source, fs, sparse                       of the disk, as oned says
+    cache                                            whether the host's may be used, "yes" or "no"
     log, plan, lacking                               what `RecordingFiles` does
     mutant                                           the name of a deliberate breakage
     link                                             what `Faulty` does, and to which links
@@ -21,6 +22,7 @@ import platform
 import socket
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
@@ -67,6 +69,7 @@ def _call(spec: Dict[str, Any], log: Any) -> Call:
         "ONE_LOCATION": spec["one_location"],
         "ONE_AUTH": f"{spec['one_location']}/auth",
         "FASTCOPY_LANES": str(spec["lanes"]),
+        "FASTCOPY_CACHE_ENABLE": spec.get("cache", "yes"),
     }
     services = Services(dialer=ForkDialer(spec), bundles=_NoBundles())  # type: ignore[arg-type]
     made = Call(spec["argv"], environ, log, services, _files("frontend", spec))
@@ -163,8 +166,21 @@ class _Oned:
         self._spec = spec
 
     def vm(self, vm_id: int) -> Vm:
-        disk = Disk(0, *self._spec["disk"], self._spec["format"], self._spec.get("sparse", True))
-        return Vm(vm_id, self._spec.get("seq", 0), {0: disk})
+        spec = self._spec
+        how = spec["format"], spec.get("sparse", True), spec.get("fs", ""), spec.get("source", "")
+        disk = Disk(0, *spec["disk"], *how)
+        return Vm(vm_id, spec.get("seq", 0), {} if spec["action"] == "context" else {0: disk})
+
+    def ask(self, method: str, *arguments: Any) -> ElementTree.Element:
+        """The documents that a restore asks for."""
+        vm = int(Path(self._spec["argv"][0]).name)
+        return ElementTree.fromstring(
+            {
+                "one.vm.info": f"<VM><ID>{vm}</ID></VM>",
+                "one.image.info": f"<IMAGE><VMS><ID>{vm}</ID></VMS><DATASTORE_ID>9</DATASTORE_ID></IMAGE>",
+                "one.datastore.info": "<DATASTORE><DS_MAD>fake</DS_MAD></DATASTORE>",
+            }[method]
+        )
 
     def datastores(self) -> Dict[int, Datastore]:
         return {

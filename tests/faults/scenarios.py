@@ -5,8 +5,16 @@ Layouts are in one character a chunk, see `site.content`.
 
 from __future__ import annotations
 
+import io
+import shlex
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Optional, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import pycdlib
+
+from tests.support import HEADER_SIZE, qemu_img
+from tm_fastcopy.core import qcow2
 
 from .arrows import Arrow
 from .site import CHUNK, Site, content, write_image
@@ -18,6 +26,8 @@ QCOW2 = "QB.aC0AbD"
 QCOW2_USED = "QX.aC.AYDE"
 
 VM, OTHER_VM = 1, 7
+OVER_TREE = ("clone", "ln", "restore")
+"""The actions that may replace a tree: there is a moment without any disk."""
 _MIB = 1024 * 1024
 
 Spec = Dict[str, Any]
@@ -68,6 +78,24 @@ def _half_back(site: Site, run: Run) -> None:
     run(MVDS.spec(site), Arrow("frontend", "write image staging", 2))
 
 
+def _new_from_old(site: Site, run: Run) -> None:
+    """The host has a disk that was made of another image, and used."""
+    site.put_disk(VM, NEW)
+    write_image(site.images / "base", OLD)
+
+
+def _half_saved(site: Site, run: Run) -> None:
+    """An earlier cpds was killed in the middle."""
+    _new_from_old(site, run)
+    run(CPDS.spec(site), Arrow("frontend", "write image staging", 1))
+
+
+def _brought_back(site: Site, run: Run) -> None:
+    """The disk was brought back, and the host may have kept it."""
+    _used(site, run)
+    run(MVDS.spec(site), None)
+
+
 def _warm_tree(site: Site, run: Run) -> None:
     """Another VM was made of the same qcow2 image."""
     run(for_vm(OTHER_VM, CLONE_TREE.spec(site)), None)
@@ -93,13 +121,71 @@ def _used_flat(site: Site, run: Run) -> None:
     site.put_disk(VM, QCOW2_USED)
 
 
+def _old_volatile(site: Site, run: Run) -> None:
+    """An earlier attempt made the disk, of another size."""
+    site.put_disk(VM, SAME_SIZE)
+
+
+def _to_grow(site: Site, run: Run) -> None:
+    """The host has a disk of the VM."""
+    site.put_disk(VM, OLD)
+
+
+def as_it_is(data: bytes) -> bytes:
+    """A disk whose every byte is known."""
+    return data
+
+
+def as_swap(data: bytes) -> bytes:
+    """What is known of swap: it has a UUID of its own each time."""
+    return b"%s %d" % (data[4086:4096], len(data))
+
+
+def as_qcow2(data: bytes) -> bytes:
+    """What is known of a qcow2 disk with a file system: whose UUID is another each time."""
+    if len(data) < HEADER_SIZE:
+        return b"too short"
+    return b"qcow2 %d" % qcow2.parse(data[: 1 << 16], len(data), "disk").size
+
+
+def as_context(data: bytes) -> bytes:
+    """The file in a context, which has the time in it."""
+    iso, found = pycdlib.PyCdlib(), io.BytesIO()
+    try:
+        iso.open_fp(io.BytesIO(data))
+        iso.get_file_from_iso_fp(found, rr_path="/context.sh")
+    except pycdlib.pycdlibexception.PyCdlibException as error:
+        return repr(error).encode()
+    return found.getvalue()
+
+
+def _restorable(site: Site, run: Run) -> None:
+    """The VM has a disk with snapshots, and OpenNebula's datastore driver has a backup of it."""
+    _over_tree(site, run)
+    backup, store = site.one / "backup", site.one / "var/remotes/datastore"
+    (store / "fake").mkdir(parents=True)
+    raw = Path(f"{backup}.raw")
+    write_image(raw, OLD)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, backup)
+    raw.unlink()
+    _program(store / "fake/ls", """echo '{"0": "fake://disk"}'""")
+    _program(store / "downloader.sh", f"cat {shlex.quote(str(backup))}")
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One action from one state.
 
     *image* is the image's layout before it ("": none), *result* the content that the action makes, *disk* what oned
     says of the disk's size and original size, in MiB, *mode* the image's permissions where the action replaces it.
-    *prepare* makes the rest of the state.
+    *prepare* makes the rest of the state.  *seen* gives, of a disk's bytes, what is compared.  *size* (MiB), *fs* and
+    *sparse* are for disks that have no image.  *keeps*: the host keeps what is brought back; one scenario has that to
+    walk.
     """
 
     name: str
@@ -119,27 +205,53 @@ class Scenario:
     """The files of the tree that the action carries: name and layout."""
     least: int = 11
     """Arrows that there must be, or the walk has lost its way."""
+    seen: Callable[[bytes], bytes] = as_it_is
+    size: int = 0
+    fs: str = ""
+    sparse: bool = True
+    keeps: bool = False
 
     @property
     def about_snapshots(self) -> bool:
         """Whether the action is on snapshots: then `result` says nothing, and `invariants.Views` what must hold."""
         return self.action.startswith("snap_")
 
+    @property
+    def writes_image(self) -> bool:
+        """Whether it is the image that the action makes, and not the disk."""
+        return self.action in ("mvds", "cpds")
+
+    def _argv(self, site: Site) -> List[str]:
+        source, disk, end = f"fe:{site.image}", f"host:{site.disk(VM)}", [str(VM), "0"]
+        if self.about_snapshots:
+            return [disk, str(self.snapshot), *end]
+        return {
+            "clone": [source, disk, *end],
+            "ln": [source, disk, *end],
+            "mvds": [disk, source, str(VM), "1"],
+            "restore": [f"host:{site.base}/{VM}", str(VM), "5", "-1", "-1"],
+            "cpds": [disk, source, "-1", str(VM), "1"],
+            "mkimage": [str(self.size), self.format, disk, *end],
+            "mkswap": [str(self.size), disk, *end],
+            "resize": [disk, str(self.size), *end],
+            "context": [f"{__file__}:context.sh", disk, *end],
+        }[self.action]
+
     def spec(self, site: Site) -> Spec:
         """What the processes need to know of it."""
-        source, disk = f"fe:{site.image}", f"host:{site.disk(VM)}"
-        argv = [source, disk, str(VM), "0"] if self.action == "clone" else [disk, source, str(VM), "1"]
-        if self.about_snapshots:
-            argv = [disk, str(self.snapshot), str(VM), "0"]
         return {
             "action": self.action,
-            "argv": argv,
+            "argv": self._argv(site),
             "one_location": str(site.one),
             "base": str(site.base),
             "images": str(site.images),
             "host_mount": str(site.host),
             "disk": self.disk,
+            "source": str(site.images / "base"),
+            "cache": "yes" if self.keeps or not self.writes_image else "no",
             "format": self.format,
+            "fs": self.fs,
+            "sparse": self.sparse,
             "lacking": self.lacking,
             "lanes": 1,
             "inline": self.inline,
@@ -161,11 +273,15 @@ CLONE_GROWN = Scenario("clone grown", "clone", OLD, grown(OLD, 2 * _MIB), nothin
 CLONE_WARM = Scenario("clone warm", "clone", OLD, content(OLD), _warm)
 CLONE_NEXT = Scenario("clone next version", "clone", NEW, content(NEW), _older)
 CLONE_RESUMED = Scenario("clone resumed", "clone", OLD, content(OLD), _half)
-MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used)
+LN_AGAIN = Scenario("ln after mvds", "ln", OLD, content(SAME_SIZE), _brought_back)
+MVDS = Scenario("mvds", "mvds", OLD, content(SAME_SIZE), _used, keeps=True)
 MVDS_GROWN = Scenario("mvds grown", "mvds", OLD, content(NEW), _used_and_grown)
 MVDS_READ_ONLY = Scenario("mvds to a read-only image", "mvds", OLD, content(NEW), _used_and_grown, mode=0o440)
 MVDS_FIRST = Scenario("mvds without an image", "mvds", "", content(NEW), _used_and_grown)
 MVDS_RESUMED = Scenario("mvds resumed", "mvds", OLD, content(NEW), _half_back)
+CPDS = Scenario("cpds", "cpds", "", content(NEW), _new_from_old)
+CPDS_OVER = Scenario("cpds over an image", "cpds", NEW + "Z", content(NEW), _new_from_old, mode=0o640)
+CPDS_RESUMED = Scenario("cpds resumed", "cpds", "", content(NEW), _half_saved)
 
 # All that makes a tree of the file, without what another scenario has walked.
 _TREES = "tree|make_link|[a-z_]+ (disk|disk staging|disk staging -> .*|VM directory)$"
@@ -194,6 +310,19 @@ MVDS_INLINE = Scenario("mvds without lanes", "mvds", OLD, content(NEW), _used_an
 MVDS_INTO_TREE = Scenario(
     "mvds qcow2 into a tree", "mvds", QCOW2, content(QCOW2_USED), _over_first_tree, format="qcow2", in_tree=True
 )
+RESTORE = Scenario("restore", "restore", "", content(OLD), _restorable, arrows=_TREES)
+
+MKIMAGE = Scenario("mkimage", "mkimage", "", bytes(_MIB), _old_volatile, size=1, sparse=False)
+MKIMAGE_QCOW2 = Scenario(
+    "mkimage qcow2 with a file system", "mkimage", "", b"qcow2 %d" % (8 * _MIB), nothing,
+    format="qcow2", seen=as_qcow2, size=8, fs="ext4",
+)
+MKSWAP = Scenario("mkswap", "mkswap", "", b"SWAPSPACE2 %d" % (2 * _MIB), nothing, seen=as_swap, size=2)
+RESIZE = Scenario("resize", "resize", "", grown(OLD, 2 * _MIB), _to_grow, size=2, sparse=False)
+CONTEXT = Scenario(
+    "context", "context", "", open(__file__, "rb").read(), nothing, inline=1 << 24, seen=as_context
+)
+VOLATILE = [MKIMAGE, MKIMAGE_QCOW2, MKSWAP, RESIZE, CONTEXT]
 
 
 def _with_copies(site: Site, run: Run) -> None:
@@ -288,11 +417,15 @@ SCENARIOS = [
     CLONE_WARM,
     CLONE_NEXT,
     CLONE_RESUMED,
+    LN_AGAIN,
     MVDS,
     MVDS_GROWN,
     MVDS_READ_ONLY,
     MVDS_FIRST,
     MVDS_RESUMED,
+    CPDS,
+    CPDS_OVER,
+    CPDS_RESUMED,
     CLONE_TREE,
     CLONE_TREE_WARM,
     CLONE_TREE_RESUMED,
@@ -305,6 +438,8 @@ SCENARIOS = [
     MVDS_INTO_TREE,
     CLONE_INLINE,
     MVDS_INLINE,
+    *VOLATILE,
+    RESTORE,
     *SNAPSHOTS,
     *TREES,
 ]

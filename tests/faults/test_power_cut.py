@@ -33,10 +33,16 @@ from .scenarios import (
     CLONE_TREE_RESUMED,
     CLONE_TREE_WARM,
     CLONE_WARM,
+    CPDS_OVER,
+    CPDS_RESUMED,
+    LN_AGAIN,
+    MKIMAGE_QCOW2,
+    MKSWAP,
     MVDS,
     MVDS_FLAT,
     MVDS_READ_ONLY,
     MVDS_TREE,
+    RESTORE,
     SCENARIOS,
     SNAPSHOTS,
     TREES,
@@ -48,12 +54,13 @@ from .walk import Harness, Walk
 NEEDS_MOUNTS = True
 pytestmark = pytest.mark.root
 
-# A larger disk differs by a truncate, permissions are no matter of power, and the rest is walked with raw disks or with
-# a tree that has one more difference: the kills walk them.
+# A larger disk differs by a truncate, permissions are no matter of power, ln is a clone, and the rest is walked from
+# another state, with raw disks, or with a tree that has one more difference: the kills walk them.
 # Of snapshots: those with most steps; a removed copy is one unlink, a first one is what going back is,
 # and a tree on a host is made in the steps of one in a datastore.
 _NOT_CUT = (
     CLONE_GROWN, MVDS_READ_ONLY, CLONE_TREE_WARM, CLONE_TREE_RESUMED, CLONE_OVER_FIRST, MVDS_TREE, MVDS_FLAT,
+    MKIMAGE_QCOW2, MKSWAP, LN_AGAIN, CPDS_OVER, CPDS_RESUMED,
     *(s for s in (*SNAPSHOTS, *TREES) if s.name not in (
         "back to a snapshot, raw", "snapshot of a tree under another number", "a snapshot removed, tree",
         "mvds with snapshots",
@@ -61,7 +68,7 @@ _NOT_CUT = (
 )  # fmt: skip
 CUT = [scenario for scenario in SCENARIOS if scenario not in _NOT_CUT and not scenario.inline]
 # Raw disks on both file systems.  Trees are made of the same calls in the same order on either: they take turns.
-_TREES = [scenario for scenario in CUT if scenario.format == "qcow2"]
+_TREES = [scenario for scenario in CUT if scenario.format == "qcow2" or scenario is RESTORE]
 ON = [(s, fs) for s in CUT for fs in ("xfs", "ext4") if s not in _TREES or fs == ("xfs", "ext4")[_TREES.index(s) % 2]]
 SHARING = [CLONE_COLD, CLONE_WARM, CLONE_NEXT, MVDS, CLONE_TREE, CLONE_OVER_TREE]
 

@@ -23,7 +23,7 @@ from .site import LOG_FLUSH, NO_LOG_FLUSH, Site
 
 _ENDS = ("sync", "sync_directory", "rename", "exchange", "unlink")
 _COMMON = re.compile("probe|lease|cache root|make_directory cache$|monitor")
-_OPTIONAL = re.compile("cache|lease|probe|manifest|source key")
+_OPTIONAL = re.compile("cache|lease|probe|manifest|source key|note")
 PATIENCE = 90.0  # seconds for all processes of one run; it takes a fraction of one
 
 
@@ -135,7 +135,7 @@ class Walk:
         self.until = ""
         site.wipe()
         site.in_tree = scenario.in_tree
-        self._rewrite = scenario.image if scenario.action == "mvds" else None
+        self._rewrite = scenario.image if scenario.writes_image else None
         if scenario.image:
             site.restore_image(scenario.image)
         scenario.prepare(site, self._prepare_run)

@@ -5,6 +5,7 @@
                            <key>.source             the manifest id of the source that has this key
                            <manifest id>.pin        keeps the image from being evicted
                            <manifest id>.bad        an image in which something was wrong: quarantined, not used
+                           <identity>.kept          what is in a disk, which becomes an image when it is removed
                            .<key>.img.fastcopy.part an image in the making, locked by who makes it
 
 It is optional.  `Cache.open` answers None where none can be had, and no failure in here may fail an action.  What was
@@ -23,14 +24,16 @@ from ..core.files import Files, can_share, close
 from ..core.manifest import DIGEST_SIZE, MAX_CHUNKS, ZERO_DIGEST, Manifest
 from ..core.paths import has, open_directory
 from ..core.plan import Place
-from ..core.publish import staging_name
+from ..core.publish import Staged, publish, staging_name
+from ..core.staging import Staging
 
-BAD, PIN = ".bad", ".pin"
+BAD, PIN, KEPT = ".bad", ".pin", ".kept"
 PROBE = ".probe."  # files that try whether blocks can be shared; an agent that is killed meanwhile leaves them
 
 # Every image gets this time of modification when it gets its name: one that was written to since has another, and no
 # longer counts.  (What rots without a write is for the digests to find.)
 ENTRY_MTIME = 1_000_000_000
+ENTRY_MODE = 0o440
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -69,7 +72,7 @@ class Cache:
     @classmethod
     def open(cls, files: Files, base_fd: int, base: str) -> tuple[Optional[Cache], str]:
         """Open (or make) the cache that serves the datastore *base*.  (None, reason) where there can be none."""
-        top = _root(base_fd, base)
+        top = root(base_fd, base)
         fds: List[int] = []
         try:
             fds.append(os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -217,6 +220,14 @@ class Cache:
         """Name of the staging file of the image whose source has this key."""
         return staging_name(f"{key}.img")
 
+    def enter(self, staging: Staging, manifest: Manifest, key: str) -> None:
+        """Give a staged image its name and its manifest; *key* names its source, "" if that cannot be named."""
+        name = f"{manifest.id}.img"
+        staged = Staged(self.fd, staging.name, staging.fd, manifest.id)
+        self.files.set_mtime(staging.fd, ENTRY_MTIME)
+        publish(self.files, staged, name, f"{self.path}/{name}", ENTRY_MODE)
+        self.add_manifest(manifest, key)
+
     def add_manifest(self, manifest: Manifest, key: str) -> None:
         """Make an image that has its final name count: write its manifest, and remember its source."""
         contents = {f"{manifest.id}.manifest": manifest.encode()}
@@ -344,7 +355,7 @@ class CacheSeeds:
         self._open.clear()
 
 
-def _root(base_fd: int, base: str) -> str:
+def root(base_fd: int, base: str) -> str:
     """The directory that the cache of this file system lies in: above the datastore, or the datastore if it is a
     mount.
     """

@@ -81,6 +81,15 @@ class Disk:
             raise FastcopyError(f"a transfer that was cut off still writes beside {directory.disk}: repeat in a minute")
         return staging
 
+    def stage_anew(self) -> Staging:
+        """An empty staging file: what an earlier action left is of no use."""
+        staging = self.stage(0)
+        if not staging.fresh:
+            self._files.unlink(staging.directory, staging.name)
+            staging.close()
+            staging = self.stage(0)
+        return staging
+
     def publish(self, staging: Staging, manifest_id: str) -> Receipt:
         """Make the staged file what the disk must be, and give it its name."""
         directory, target, files = self._directory, self._target, self._files
@@ -110,7 +119,10 @@ class Disk:
         added = target.virtual - header.size
         if not target.sparse:
             need_room(directory.disk, added, room(self._files, directory.fd, added))
-        qemu_img.resize(fd, target.virtual, not target.sparse, directory.disk, self._alive)
+        try:
+            qemu_img.resize(fd, target.virtual, not target.sparse, directory.disk, self._alive)
+        except Refused as error:
+            raise Refused(f"{error}; deploy it in the size of its image") from error
 
     def clear(self) -> None:
         """Leave no empty directory."""

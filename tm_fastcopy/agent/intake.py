@@ -27,7 +27,6 @@ from ..core.errors import (
 from ..core.files import Files, close, free_bytes, room
 from ..core.manifest import Manifest, check_geometry
 from ..core.messages import DEFAULT_OPTIONS, Begin, Begun, CacheOptions, Published
-from ..core.publish import Staged, publish
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, copy_sparse, need_room, write_sparse
 from .cache import ENTRY_MTIME, Cache, CacheSeeds
@@ -37,8 +36,6 @@ from .lease import EXPIRY, Lease
 from .local import LocalImage
 from .room import fit, make_room
 from .scrub import verified
-
-ENTRY_MODE = 0o440
 
 
 class Intake:
@@ -144,7 +141,7 @@ class Intake:
         """Make and publish the disk from an open file: a reflink, or else what *copy* writes.  *check* comes after."""
         may_share = self._shares(target)
         disk = self._disk = Disk(self._files, self._directory, target, self._alive, self._member)
-        staging = self._fresh(disk)
+        staging = disk.stage_anew()
         try:
             status = os.fstat(image)
             target.size = max(target.size, status.st_size)
@@ -177,15 +174,6 @@ class Intake:
         verified."""
         for offset, data in verified(image, manifest):
             write_sparse(self._files, staging.fd, offset, data, fresh=True)
-
-    def _fresh(self, disk: Disk) -> Staging:
-        """An empty staging file for the disk; what an earlier action left is of no use for a clone of the cache."""
-        staging = disk.stage(0)
-        if not staging.fresh:
-            self._files.unlink(staging.directory, staging.name)
-            staging.close()
-            staging = disk.stage(0)
-        return staging
 
     # --- over lanes ----------------------------------------------------------------------------------------------
 
@@ -402,19 +390,11 @@ class Intake:
             raise LinkLost("the front-end went away")
         how = "lanes"
         try:
-            self._enter_cache(self.staging, manifest)
+            self._cache.enter(self.staging, manifest, self._key)
         except (OSError, FastcopyError) as error:
             how = f"lanes, not kept in the cache ({getattr(error, 'strerror', None) or error})"
         staged = self.staging.fd
         return self._disk_from(staged, manifest.id, self._target, how, lambda disk: self._copy(staged, manifest, disk))
-
-    def _enter_cache(self, staging: Staging, manifest: Manifest) -> None:
-        assert self._cache is not None
-        name = f"{manifest.id}.img"
-        staged = Staged(self._cache.fd, staging.name, staging.fd, manifest.id)
-        self._files.set_mtime(staging.fd, ENTRY_MTIME)
-        publish(self._files, staged, name, f"{self._cache.path}/{name}", ENTRY_MODE)
-        self._cache.add_manifest(manifest, self._key)
 
     def _publish_staged(self, staging: Staging, manifest_id: str) -> Receipt:
         assert self._disk is not None
@@ -439,7 +419,7 @@ class Intake:
         try:
             if self._tee_complete():
                 manifest = Manifest(self.table.size, self.table.chunk_size, self.table.digests())
-                self._enter_cache(self.tee, manifest)
+                self._cache.enter(self.tee, manifest, self._key)
             else:
                 self._files.unlink(self._cache.fd, self.tee.name)
         except (OSError, FastcopyError):

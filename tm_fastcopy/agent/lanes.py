@@ -39,6 +39,7 @@ _LONGEST_HOME = 70  # characters; sun_path holds 108 bytes
 # Bytes after which a lane has the kernel begin to write: measured, asking after every chunk costs half as much again
 # as storing the chunk does, and asking every 16 MiB costs nothing and still makes the last fsync a third shorter.
 _WRITEBACK = 16 * 1024 * 1024
+_ANSWERS = 4  # chunks that are acknowledged at once at most: a quarter of what the front-end has on its way
 
 
 class LaneDoor:
@@ -211,12 +212,16 @@ def run_lane(pipe: Pipe, files: Files) -> None:
     """Serve one lane until the front-end closes it, or the agent goes away."""
     lane = _Lane(files, expect(pipe.receive(idle=60.0) or Failure("reconnect", "no lane"), Join))
     pipe.send(Done())
+    answers: List[Message] = []
     while True:
         message = pipe.receive(watch=lane.door.fileno())
         if message is None:
             return
         try:
-            answer = lane.serve(message)
+            answers.append(lane.serve(message))
         except (OSError, FastcopyError) as error:
-            answer = Failure.of(classify(error, lane.offer["shown"]))
-        pipe.send(answer)
+            answers.append(Failure.of(classify(error, lane.offer["shown"])))
+        # While more is there to be stored, who waits for an answer can wait for some at once.
+        if lane.sink is None or len(answers) >= _ANSWERS or not pipe.pending():
+            pipe.send(*answers)
+            answers.clear()

@@ -26,7 +26,7 @@ SILENCE = 30.0  # seconds without a word from the front-end, which speaks every 
 def main(mode: str, read_fd: int, write_fd: int, digest: str, files: Optional[Files] = None) -> None:
     """Run the agent on two descriptors until its peer closes them."""
     os.write(write_fd, f"\nFASTCOPY-AGENT {PROTOCOL_VERSION} {digest} {mode}\n".encode())
-    pipe = Pipe(read_fd, write_fd)
+    pipe = Pipe(read_fd, write_fd, reuse=mode == "lane")  # which is done with a chunk before it reads the next
     files = files or Files()
     try:
         if mode == "lane":

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import select
 import threading
-from typing import List, Optional
+from typing import Optional
 
 from ..core.errors import LinkLost
 from ..core.wire import PREFIX_SIZE, Message, encode, frame_lengths, parse
 
 
 class Pipe:
-    """Messages from *read_fd* and to *write_fd*."""
+    """Messages from *read_fd* and to *write_fd*.  The blob of a message is a view of what was read, not a copy.
 
-    def __init__(self, read_fd: int, write_fd: int) -> None:
-        self._read_fd, self._write_fd = read_fd, write_fd
+    With *reuse* that is always the same buffer, and the blob is gone with the next `receive`: memory that is asked for
+    anew for every chunk costs more than reading the chunk does.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, reuse: bool = False) -> None:
+        self._read_fd, self._write_fd, self._reuse = read_fd, write_fd, reuse
+        self._buffer = bytearray()
         self._sending = threading.Lock()
 
     def receive(self, idle: Optional[float] = None, watch: Optional[int] = None) -> Optional[Message]:
@@ -23,17 +28,32 @@ class Pipe:
 
         `LinkLost` if nothing comes for *idle* seconds, or if the peer of the socket *watch* goes away.
         """
-        prefix = self._read(PREFIX_SIZE, idle, watch, orderly=True)
-        if prefix is None:
+        prefix = memoryview(bytearray(PREFIX_SIZE))
+        if not self._fill(prefix, idle, watch, orderly=True):
             return None
-        header_length, blob_length = frame_lengths(prefix)
-        body = self._read(header_length + blob_length, idle, watch)
-        assert body is not None
-        return parse(body[:header_length], body[header_length:])
+        header_length, blob_length = frame_lengths(bytes(prefix))
+        header, blob = memoryview(bytearray(header_length)), self._room(blob_length)
+        self._fill(header, idle, watch)
+        self._fill(blob, idle, watch)
+        return parse(bytes(header), blob)
 
-    def send(self, message: Message) -> None:
-        """Write a message, from any thread; `LinkLost` if the other side is gone."""
-        view = memoryview(encode(message))
+    def _room(self, length: int) -> memoryview:
+        """Where a blob is read to."""
+        if not self._reuse:
+            return memoryview(bytearray(length))
+        if len(self._buffer) < length:
+            self._buffer = bytearray(length)
+        return memoryview(self._buffer)[:length]
+
+    def pending(self) -> bool:
+        """Whether something more can be read now."""
+        poll = select.poll()
+        poll.register(self._read_fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def send(self, *messages: Message) -> None:
+        """Write messages, from any thread; `LinkLost` if the other side is gone."""
+        view = memoryview(b"".join(map(encode, messages)))
         try:
             with self._sending:
                 while view:
@@ -41,21 +61,18 @@ class Pipe:
         except OSError as error:
             raise LinkLost("the front-end went away") from error
 
-    def _read(
-        self, length: int, idle: Optional[float], watch: Optional[int], orderly: bool = False
-    ) -> Optional[bytes]:
-        pieces: List[bytes] = []
-        missing = length
-        while missing:
+    def _fill(self, view: memoryview, idle: Optional[float], watch: Optional[int], orderly: bool = False) -> bool:
+        """Read until *view* is full; False if the peer has ended before its first byte, and may (*orderly*)."""
+        filled = 0
+        while filled < len(view):
             self._await(idle, watch)
-            piece = os.read(self._read_fd, missing)
-            if not piece:
-                if orderly and not pieces:
-                    return None
+            count = os.readv(self._read_fd, [view[filled:]])
+            if not count:
+                if orderly and not filled:
+                    return False
                 raise LinkLost("the front-end went away in the middle of a message")
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
+            filled += count
+        return True
 
     def _await(self, idle: Optional[float], watch: Optional[int]) -> None:
         if idle is None and watch is None:

@@ -13,11 +13,11 @@ from typing import List, Sequence, Tuple
 
 from ..core.errors import FastcopyError
 from ..core.fiemap import usage
-from ..core.files import Files, free_bytes, lock
+from ..core.files import Files, free_bytes, lock, room
 from ..core.messages import CacheOptions
 from ..core.paths import has
 from ..core.publish import is_staging
-from .cache import BAD, PROBE, Cache
+from .cache import BAD, KEPT, PROBE, Cache
 from .eviction import Candidate, for_limit, for_room
 from .lease import EXPIRY, leased
 
@@ -52,6 +52,22 @@ def make_room(files: Files, cache: Cache, needed: int, keep: str = "", min_age: 
             break  # it should have freed something: a snapshot holds it, or nothing can be removed
     _note_removed(cache, removed, "to make room")
     return free
+
+
+def room_for(files: Files, base_fd: int, base: str, needed: int) -> int:
+    """Bytes that are free in the system datastore *base*, after cached images have made room for *needed*."""
+    free = room(files, base_fd, needed)
+    if free >= needed:
+        return free
+    cache, _ = Cache.open(files, base_fd, base)
+    if cache is None:
+        return free
+    try:
+        return max(0, make_room(files, cache, needed))
+    except OSError:
+        return free
+    finally:
+        cache.close()
 
 
 def fit(files: Files, cache: Cache, options: CacheOptions, image: int, needed: int) -> str:
@@ -119,7 +135,7 @@ def survey(cache: Cache, without: Sequence[str] = ()) -> List[Candidate]:
 
 def sweep(files: Files, cache: Cache, now: float) -> None:
     """Remove what killed agents left `EXPIRY` seconds ago or earlier: scratch files, and images that never counted.
-    And what has been in quarantine for a week.
+    And what has been in quarantine, or a note of a disk that was not removed, for a week.
     """
     for name in cache.orphans():
         status = has(cache.fd, name)
@@ -130,6 +146,9 @@ def sweep(files: Files, cache: Cache, now: float) -> None:
         if status is not None and now - status.st_ctime > _QUARANTINE:
             files.unlink(cache.fd, stem + BAD)
     for name in os.listdir(cache.fd):
+        status = has(cache.fd, name) if name.endswith(KEPT) else None
+        if status is not None and now - status.st_mtime > _QUARANTINE:  # its disk went some other way
+            files.unlink(cache.fd, name)
         if not is_staging(name) and not name.startswith(PROBE):
             continue
         try:

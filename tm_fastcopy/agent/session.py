@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Optional, Tuple, Type
 
@@ -16,6 +17,7 @@ from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, 
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
+from ..core.image_messages import Keep, OpenLive
 from ..core.manifest import check_geometry, chunk_count
 from ..core.messages import (
     PAGE_CHUNKS,
@@ -41,20 +43,29 @@ from ..core.messages import (
     Wants,
 )
 from ..core.paths import has
+from ..core.receipt import Receipt
+from ..core.restore_messages import DropTree
 from ..core.snapshot_messages import SnapCreate, SnapCreateLive, SnapDelete, SnapRevert
-from ..core.staging import store_chunk
+from ..core.staging import need_room, store_chunk
 from ..core.tree_messages import BeginTree, ListTree, Member, OpenMember, PublishTree
+from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
 from . import snapshots
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
+from .growth import Growth
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
+from .live import open_live, remove_live
 from .local import LocalImage
-from .removal import remove_directory, remove_disk
+from .removal import drop_tree, remove_directory, remove_disk
+from .room import room_for
+from .shelf import Shelf, Shelved, shelve
+from .standstill import recover
 from .trees import TreeInTheMaking, list_tree, open_for_reading
 from .upkeep import Upkeep
+from .volatile import Volatile
 
 
 class Session:
@@ -65,6 +76,8 @@ class Session:
         self._directory: Optional[VmDirectory] = None
         self._intake: Optional[Intake] = None
         self._source: Optional[Tuple[int, Identity]] = None
+        self._rested = self._live = False
+        self._shelf, self._shelved = Shelf(files), list[Shelved]()
         self._upkeep: Optional[Upkeep] = None
         self._tree: Optional[TreeInTheMaking] = None
         self._cache_note = ""
@@ -79,9 +92,14 @@ class Session:
             Put: self._put,
             Commit: self._commit,
             OpenSource: self._open_source,
+            OpenLive: self._open_live,
             Scan: self._scan,
             Get: self._get,
+            Keep: self._keep_disk,
             CloseSource: self._close_source,
+            MakeDisk: self._make,
+            GrowDisk: self._grow,
+            DropTree: self._drop_tree,
             SnapCreate: self._snapshot,
             SnapCreateLive: self._snapshot,
             SnapRevert: self._snapshot,
@@ -127,6 +145,7 @@ class Session:
             directory.leave()
             raise
         self._directory = directory
+        recover(self._files, directory)
         cache = None
         if message.create:
             cache = self._receive_into(None)
@@ -151,6 +170,7 @@ class Session:
                 if has(directory.base_fd, str(message.vm)) is None:
                     return Done()  # another removal was faster
                 raise
+            self._shelved += shelve(self._files, directory)
             (remove_disk if message.name else remove_directory)(self._files, directory)
         finally:
             directory.leave()
@@ -168,7 +188,9 @@ class Session:
         return intake
 
     def _options(self, message: CacheOptions) -> Message:
-        self._receiving().use(message)
+        if self._source is None:
+            self._receiving().use(message)
+        self._shelf.use(message)
         return Done()
 
     def _clone_local(self, message: CloneLocal) -> Message:
@@ -224,27 +246,25 @@ class Session:
         return self._explained(intake.commit(message.manifest))
 
     def _open_source(self, message: OpenSource) -> Message:
-        assert self._directory is not None
-        if self._source is not None:
-            raise ProtocolError("a disk is open for reading already")
-        return self._read_from(open_disk(self._files, self._directory, message.format))
+        directory = self._to_be_read()
+        return self._read_from(open_disk(self._files, directory, message.format))
+
+    def _open_live(self, message: OpenLive) -> Message:
+        directory = self._to_be_read()
+        self._live = True
+        return self._read_from(open_live(self._files, directory, message, self._alive))
 
     def _open_member(self, message: OpenMember) -> Message:
-        assert self._directory is not None
-        if self._source is not None:
-            raise ProtocolError("a disk is open for reading already")
-        return self._read_from(open_for_reading(self._directory, message.name))
+        return self._read_from(open_for_reading(self._to_be_read(), message.name))
 
     def _list_tree(self, message: ListTree) -> Message:
-        assert self._directory is not None
-        return list_tree(self._files, self._directory, message.format)
+        return list_tree(self._files, self._guarded(), message.format)
 
     def _begin_tree(self, message: BeginTree) -> Message:
         self._receiving()
         if self._tree is not None:
             raise ProtocolError("a tree is in the making already")
-        assert self._directory is not None
-        self._tree = TreeInTheMaking(self._files, self._directory, message, self._alive)
+        self._tree = TreeInTheMaking(self._files, self._guarded(), message, self._alive)
         return Done()
 
     def _take_member(self, message: Member) -> Message:
@@ -270,17 +290,23 @@ class Session:
 
     def _receive_into(self, place: Optional[Tuple[int, str]]) -> Optional[Cache]:
         """Be ready for a disk, or a file of its tree; return the cache."""
-        assert self._directory is not None
-        cache, self._cache_note = Cache.open(self._files, self._directory.base_fd, self._directory.base)
-        self._intake = Intake(self._files, self._directory, cache, self._alive, place)
+        directory = self._guarded()
+        cache, self._cache_note = Cache.open(self._files, directory.base_fd, directory.base)
+        self._intake = Intake(self._files, directory, cache, self._alive, place)
         return cache
 
-    def _read_from(self, fd: int) -> Message:
-        directory = self._directory
-        assert directory is not None
+    def _to_be_read(self) -> VmDirectory:
+        assert self._directory is not None
+        if self._source is not None:
+            raise ProtocolError("a disk is open for reading already")
+        return self._directory
+
+    def _read_from(self, fd: int) -> Source:
+        assert self._directory is not None
         status = os.fstat(fd)
         self._source = fd, Identity.of(status)
-        self._door.hand_out({"do": "fetch", "shown": f"reading {directory.disk}"}, [fd])
+        self._rested = self._source[1].settled(time.time_ns())
+        self._door.hand_out({"do": "fetch", "shown": f"reading {self._directory.disk}"}, [fd])
         data = min(status.st_blocks * 512, status.st_size)
         return Source(status.st_size, data, stat.S_IMODE(status.st_mode))
 
@@ -300,11 +326,18 @@ class Session:
                 pool.map(lambda half: hash_page(fd, identity.size, message.chunk, *half), (h for h in halves if h[1]))
             )
         digests = b"".join(page.digests for page in pages)
+        self._shelf.read(message.first, message.chunk, digests)
         return Offer.make(message.first, digests, [run for page in pages for run in page.runs])
 
     def _get(self, message: Get) -> Message:
         """As for a lane, for a disk of which little is wanted."""
         return read_chunk(self._reading()[0], message)
+
+    def _keep_disk(self, message: Keep) -> Message:
+        fd, identity = self._reading()
+        assert self._directory is not None
+        self._shelf.keep(self._directory, fd, identity, self._rested, message.manifest)
+        return Done()
 
     def _close_source(self, message: CloseSource) -> Message:
         fd, identity = self._reading()
@@ -318,8 +351,30 @@ class Session:
         return Done()
 
     def _snapshot(self, message: snapshots.Wish) -> Message:
+        return snapshots.perform(self._files, self._guarded(), message, self._alive)
+
+    def _make(self, message: MakeDisk) -> Message:
+        self._receiving()
+        return Volatile(self._files, self._guarded(), message, self._claim, self._alive).make()
+
+    def _grow(self, message: GrowDisk) -> Message:
+        return Growth(self._files, self._guarded(), message, self._claim, self._alive).grow()
+
+    def _guarded(self) -> VmDirectory:
         assert self._directory is not None
-        return snapshots.perform(self._files, self._directory, message, self._alive)
+        return self._directory
+
+    def _claim(self, needed: int) -> None:
+        """Find room for *needed* bytes of the disk, which may cost cached images; `NoSpace` if there is none."""
+        directory = self._guarded()
+        need_room(directory.disk, needed, room_for(self._files, directory.base_fd, directory.base, needed))
+
+    def _drop_tree(self, message: DropTree) -> Message:
+        self._receiving()
+        self._stay()
+        assert self._directory is not None
+        drop_tree(self._files, self._directory, Receipt.decode(message.receipt))
+        return Done()
 
     def end(self) -> None:
         """The conversation is over: release the guard, then complete what nobody waits for."""
@@ -329,7 +384,19 @@ class Session:
         if self._tree:
             self._tree.close()
         if self._directory:
+            self._forget_live()
             self._directory.leave()
         self._end_intake()
+        self._shelf.finish()
+        for shelved in self._shelved:
+            shelved.finish()
         if self._upkeep:
             self._upkeep.close()
+
+    def _forget_live(self) -> None:
+        assert self._directory is not None
+        try:
+            if self._live:
+                remove_live(self._files, self._directory)
+        except OSError:
+            pass  # the next action on this disk, or its removal, takes it away

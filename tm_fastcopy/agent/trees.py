@@ -71,12 +71,13 @@ class TreeInTheMaking:
         shown = f"{self._directory.disk}.snap/{wish.active}"
         fd = os.open(wish.active, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.tree)
         try:
-            size = qcow2.read(fd, shown).size
+            header = qcow2.read(fd, shown)
+            size = header.size
             if wish.virtual <= size:
                 return
             if wish.reserve:
                 need_room(shown, wish.virtual - size, room(self._files, self.tree, wish.virtual - size))
-            qemu_img.resize(fd, wish.virtual, wish.reserve, shown, self._alive, self.tree, wish.active)
+            qemu_img.resize(fd, wish.virtual, wish.reserve, shown, self._alive, header.backing is not None)
             self._files.sync(fd)
         finally:
             os.close(fd)

@@ -11,6 +11,7 @@ import threading
 
 import zstandard
 
+from .buffer import Buffer
 from .errors import BadChunk
 
 PLAIN = 0
@@ -31,6 +32,13 @@ def _compressor() -> zstandard.ZstdCompressor:
     return compressor
 
 
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_local, "decompressor"):
+        _local.decompressor = zstandard.ZstdDecompressor()
+    decompressor: zstandard.ZstdDecompressor = _local.decompressor
+    return decompressor
+
+
 def encode(data: bytes) -> tuple[int, bytes]:
     """Return (codec, payload) for *data*; the payload is never longer than the data."""
     middle = max(0, len(data) // 2 - _SAMPLE // 2)
@@ -41,15 +49,15 @@ def encode(data: bytes) -> tuple[int, bytes]:
     return (ZSTD, packed) if len(packed) < _WORTH * len(data) else (PLAIN, data)
 
 
-def decode(codec: int, payload: bytes, length: int) -> bytes:
+def decode(codec: int, payload: Buffer, length: int) -> Buffer:
     """Undo `encode`.  *length* is what the chunk must have: no more is ever allocated.  `BadChunk` otherwise."""
     if codec == PLAIN:
-        data = payload
+        data: Buffer = payload
     elif codec == ZSTD:
         try:
             if zstandard.frame_content_size(payload) != length:
                 raise BadChunk(f"a compressed chunk does not hold the {length} bytes that it should")
-            data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=length)
+            data = _decompressor().decompress(payload, max_output_size=length)
         except zstandard.ZstdError as error:
             raise BadChunk(f"a compressed chunk cannot be read: {error}") from error
     else:

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from typing import Optional
 
 from .extents import extents
@@ -47,6 +48,19 @@ class Files:
         """Create *name*, which must not exist, and return its descriptor, open for reading and writing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(name, flags, mode, dir_fd=directory)
+
+    def create_unnamed(self, directory: int) -> int:
+        """Create a file without a name on the file system of *directory*: it is gone when its descriptor is closed."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (*_NOT_KNOWN, errno.EISDIR):
+                raise
+        name = f".{os.getpid()}.{time.monotonic_ns()}.fastcopy.part"
+        fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        os.unlink(name, dir_fd=directory)
+        return fd
 
     def make_directory(self, directory: int, name: str, mode: int) -> bool:
         """Create the directory *name*; False if something of that name is there already."""
@@ -171,6 +185,10 @@ class Files:
     def rename(self, directory: int, old: str, new: str) -> None:
         """Give *old* the name *new*, in one step; what had that name before is gone."""
         os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def move(self, directory: int, name: str, target: int, new: str) -> None:
+        """Give the file *name* the name *new* in another directory of the same file system, in one step."""
+        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=target)
 
     def exchange(self, directory: int, one: str, other: str) -> bool:
         """Swap two names in one step; False where the file system or the C library cannot."""

@@ -10,6 +10,7 @@ from typing import Iterable, List, NamedTuple, Tuple
 
 import blake3
 
+from .buffer import Buffer
 from .errors import SourceChanged
 from .extents import data_runs
 from .manifest import MAX_CHUNK, ZERO_DIGEST
@@ -19,24 +20,25 @@ _ZEROS = bytes(MAX_CHUNK)
 _ZERO_BLOCK = bytes(BLOCK)
 
 
-def digest(data: bytes) -> bytes:
+def digest(data: Buffer) -> bytes:
     """The BLAKE3 digest of a chunk's content; `ZERO_DIGEST` if it is all zero."""
     if is_zero(data):
         return ZERO_DIGEST
     return blake3.blake3(data).digest()
 
 
-def is_zero(data: bytes) -> bool:
+def is_zero(data: Buffer) -> bool:
     """Whether *data* (at most `MAX_CHUNK` bytes) is all zero."""
     return not data or (data[0] == 0 and data == _ZEROS[: len(data)])
 
 
-def nonzero_runs(data: bytes) -> List[Tuple[int, int]]:
+def nonzero_runs(data: Buffer) -> List[Tuple[int, int]]:
     """(offset, length) of the runs of 4 KiB blocks that are not all zero.  The last block may be short."""
     runs: List[Tuple[int, int]] = []
     start = -1
     for offset in range(0, len(data), BLOCK):
-        if data[offset : offset + BLOCK] == _ZERO_BLOCK[: len(data) - offset]:
+        # The first byte decides for most blocks, without a copy of them.
+        if data[offset] == 0 and data[offset : offset + BLOCK] == _ZERO_BLOCK[: len(data) - offset]:
             if start >= 0:
                 runs.append((start, offset - start))
                 start = -1
@@ -50,12 +52,22 @@ def nonzero_runs(data: bytes) -> List[Tuple[int, int]]:
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
     """Read *length* bytes at *offset*; `SourceChanged` if the file ends before."""
     data = os.pread(fd, length, offset)
-    while len(data) < length:
-        more = os.pread(fd, length - len(data), offset + len(data))
-        if not more:
-            raise SourceChanged(f"the file became shorter than {offset + length} bytes while it was read")
-        data += more
-    return data
+    if len(data) == length:
+        return data
+    whole = bytearray(length)
+    read_into(fd, offset, memoryview(whole))
+    return bytes(whole)
+
+
+def read_into(fd: int, offset: int, view: memoryview) -> memoryview:
+    """As `read_exactly`, into memory that is there already; returns it."""
+    filled = 0
+    while filled < len(view):
+        count = os.preadv(fd, [view[filled:]], offset + filled)
+        if not count:
+            raise SourceChanged(f"the file became shorter than {offset + len(view)} bytes while it was read")
+        filled += count
+    return view
 
 
 class Page(NamedTuple):
@@ -72,9 +84,10 @@ def hash_page(fd: int, size: int, chunk_size: int, first: int, count: int) -> Pa
     end = min(size, (first + count) * chunk_size)
     runs = list(data_runs(fd, start, end))
     digests = bytearray(-(-(end - start) // chunk_size) * len(ZERO_DIGEST))
+    room = memoryview(bytearray(chunk_size))  # one for all chunks: new memory costs more than reading into it
     for index in _touched(runs, chunk_size):
         offset = index * chunk_size
-        data = read_exactly(fd, offset, min(chunk_size, size - offset))
+        data = read_into(fd, offset, room[: min(chunk_size, size - offset)])
         at = (index - first) * len(ZERO_DIGEST)
         digests[at : at + len(ZERO_DIGEST)] = digest(data)
     return Page(first, bytes(digests), runs)

@@ -117,7 +117,7 @@ class Offer(Message):
     @property
     def digests(self) -> bytes:
         """The digests, 32 bytes each."""
-        return self.blob[: self.count * DIGEST_SIZE]
+        return bytes(self.blob[: self.count * DIGEST_SIZE])
 
     @property
     def runs(self) -> List[Tuple[int, int]]:

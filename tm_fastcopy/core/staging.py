@@ -15,6 +15,7 @@ import stat
 from typing import List, NamedTuple, Optional
 
 from . import codec
+from .buffer import Buffer
 from .errors import BadChunk, NoSpace, ProtocolError, Refused
 from .extents import data_runs
 from .files import Files, lock
@@ -183,7 +184,7 @@ class Sink(NamedTuple):
     tee: Optional[int] = None
 
 
-def store_chunk(sink: Sink, index: int, length: int, encoding: int, payload: bytes) -> None:
+def store_chunk(sink: Sink, index: int, length: int, encoding: int, payload: Buffer) -> None:
     """Decode, verify and write one chunk that came over a lane, and note that it is there.
 
     `BadChunk` if it is not what the table says; then nothing was written.
@@ -206,7 +207,7 @@ def store_chunk(sink: Sink, index: int, length: int, encoding: int, payload: byt
     table.set_state(index, HERE)
 
 
-def write_sparse(files: Files, fd: int, offset: int, data: bytes, fresh: bool) -> None:
+def write_sparse(files: Files, fd: int, offset: int, data: Buffer, fresh: bool) -> None:
     """Write *data* at *offset*, leaving (or making, unless the file is *fresh*) holes of its zero blocks."""
     view = memoryview(data)
     end = 0

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Dict, Iterator, Tuple, Type, TypeVar, Union
+from typing import Any, Dict, Iterator, Tuple, Type, TypeVar
 
+from .buffer import Buffer
 from .errors import FastcopyError, ProtocolError, of_kind
 from .manifest import KIB, MAX_CHUNK
 
@@ -26,6 +27,7 @@ MAX_BLOB = MAX_CHUNK + 64 * KIB  # the largest chunk; what does not shrink is se
 MAX_TEXT = 2 * KIB  # characters of an error sentence, as many as oned keeps; JSON may write one as twelve bytes
 
 _PREFIX = struct.Struct(">II")
+_HEADER = json.JSONEncoder(separators=(",", ":"))
 
 M = TypeVar("M", bound="Message")
 _MESSAGES: Dict[str, Type[Message]] = {}
@@ -33,18 +35,37 @@ _MESSAGES: Dict[str, Type[Message]] = {}
 
 @dataclass(frozen=True)
 class Message:
-    """Base of all messages.  Fields are int (never negative), bool or str; the field `blob` is bytes."""
+    """Base of all messages.  Fields are int (never negative), bool or str; the field `blob` is bytes.
 
-    _types: ClassVar[Dict[str, type]] = {"int": int, "bool": bool, "str": str, "bytes": bytes}
+    A received blob may be a view of a buffer; who keeps a part of it makes `bytes` of that.
+    """
 
     def __init_subclass__(cls) -> None:
         _MESSAGES[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, wanted = getattr(self, field.name), self._types[str(field.type)]
-            if type(value) is not wanted or (isinstance(value, int) and not 0 <= value < 1 << 63):
-                raise ProtocolError(f"{type(self).__name__}.{field.name} cannot be {value!r:.60}")
+        for name, wanted in _fields(type(self)):
+            value = getattr(self, name)
+            if type(value) not in wanted or (isinstance(value, int) and not 0 <= value < 1 << 63):
+                raise ProtocolError(f"{type(self).__name__}.{name} cannot be {value!r:.60}")
+
+
+_TYPES: Dict[str, Tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "bytes": (bytes, memoryview),
+}
+
+
+_FIELDS: Dict[Type[Message], Tuple[Tuple[str, Tuple[type, ...]], ...]] = {}
+
+
+def _fields(cls: Type[Message]) -> Tuple[Tuple[str, Tuple[type, ...]], ...]:
+    """Names and types of a message's fields.  Remembered: every chunk asks."""
+    if cls not in _FIELDS:
+        _FIELDS[cls] = tuple((field.name, _TYPES[str(field.type)]) for field in fields(cls))
+    return _FIELDS[cls]
 
 
 @dataclass(frozen=True)
@@ -84,17 +105,22 @@ class Failure(Message):
 
 def encode(message: Message) -> bytes:
     """The frame of *message*."""
+    return b"".join(frame(message))
+
+
+def frame(message: Message) -> Tuple[bytes, Buffer]:
+    """The frame of *message* in two pieces, the second of which is its blob: it may be large, and is not copied."""
     header: Dict[str, Any] = {"m": type(message).__name__}
-    blob = b""
-    for field in fields(message):
-        if field.name == "blob":
+    blob: Buffer = b""
+    for name, _ in _fields(type(message)):
+        if name == "blob":
             blob = getattr(message, "blob")  # noqa: B009 (the base class has no such field)
         else:
-            header[field.name] = getattr(message, field.name)
-    raw = json.dumps(header, separators=(",", ":")).encode()
+            header[name] = getattr(message, name)
+    raw = _HEADER.encode(header).encode()
     if len(raw) > MAX_HEADER or len(blob) > MAX_BLOB:
         raise ProtocolError(f"a {header['m']} of {len(raw)} + {len(blob)} bytes is too large to be sent")
-    return _PREFIX.pack(len(raw), len(blob)) + raw + blob
+    return _PREFIX.pack(len(raw), len(blob)) + raw, blob
 
 
 PREFIX_SIZE = _PREFIX.size
@@ -108,12 +134,12 @@ def frame_lengths(prefix: bytes) -> Tuple[int, int]:
     return header, blob
 
 
-def parse(header: bytes, blob: bytes) -> Message:
+def parse(header: bytes, blob: Buffer) -> Message:
     """The message of a frame's two parts; `ProtocolError` for anything that is none."""
     try:
         values = json.loads(header)
         cls = _MESSAGES[values.pop("m")]
-        if any(field.name == "blob" for field in fields(cls)):
+        if any(name == "blob" for name, _ in _fields(cls)):
             values["blob"] = blob
         elif blob:
             raise ProtocolError(f"a {cls.__name__} carries no data")
@@ -155,6 +181,3 @@ def expect(message: Message, *classes: Type[M]) -> Any:
     if isinstance(message, Failure):
         raise message.error()
     raise ProtocolError(f"the peer sent {type(message).__name__} where {classes[0].__name__} was expected")
-
-
-Buffer = Union[bytes, bytearray, memoryview]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tupl
 
 from async_timeout import timeout
 
+from ..core.buffer import Buffer
 from ..core.errors import FastcopyError, LinkLost
 from .bundle import bootstrap_argv
 from .link import Dialer, Link
@@ -134,10 +135,10 @@ class AsyncsshLink:
             self._lost = str(error)
         return line
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *pieces: Buffer) -> None:
         """See `Link`."""
         try:
-            self._process.stdin.write(data)
+            self._process.stdin.write(b"".join(pieces))
             await self._process.stdin.drain()
         except (OSError, self._ssh_error()) as error:
             self._lost = str(error)

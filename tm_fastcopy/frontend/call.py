@@ -54,7 +54,8 @@ class Call:
         """A conversation with a host, not begun yet."""
         if not name:
             raise Refused("the host is missing: an argument must be of the form HOST:/PATH")
-        return Host(self.services.connections(self.environ, self.places), name)
+        meter = self.services.bandwidth.meter(name, self.settings.bwlimit, self.settings.bwlimit_host)
+        return Host(self.services.connections(self.environ, self.places), name, meter)
 
     def turn(self, endpoint: Endpoint, ending: Optional[str] = None) -> AbstractAsyncContextManager[None]:
         """The turn of an action on a VM's disk or directory: taken before anything is asked, so that calls keep the

@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Sequence, Type
 from async_timeout import timeout
 
 from ..core.errors import FastcopyError, LinkLost
-from ..core.wire import PREFIX_SIZE, PROTOCOL_VERSION, Message, encode, expect, frame_lengths, parse
+from ..core.wire import PREFIX_SIZE, PROTOCOL_VERSION, Message, expect, frame, frame_lengths, parse
 from .bundle import Bundles, HostPython
 from .link import Dialer, Link
 
@@ -92,11 +92,11 @@ class Channel:
 
     async def send(self, *messages: Message) -> None:
         """Send messages; `LinkLost` if the host is gone."""
-        raw = b"".join(map(encode, messages))
-        self.sent += len(raw)
+        pieces = [piece for message in messages for piece in frame(message) if piece]
+        self.sent += sum(map(len, pieces))
         try:
             async with timeout(_TAKEN):
-                await self._link.write(raw)
+                await self._link.write(*pieces)
         except asyncio.TimeoutError:
             raise LinkLost(f"{self.host} has taken no data for {_TAKEN:.0f} s; repeat the action") from None
         except LinkLost as error:

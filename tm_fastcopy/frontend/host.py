@@ -12,6 +12,7 @@ from ..core.messages import Open, Opened, Remove
 from ..core.paths import DiskPath
 from ..core.wire import Done, Message
 from .agents import Agent, orderly
+from .bandwidth import Meter
 from .channel import Channel
 from .connections import Connections
 
@@ -19,10 +20,13 @@ DRIVER = "fastcopy"
 
 
 class Host:
-    """The guard of a VM directory on a host, held from `open` to the end of the `async with`."""
+    """The guard of a VM directory on a host, held from `open` to the end of the `async with`.
 
-    def __init__(self, connections: Connections, name: str) -> None:
-        self.name, self._connections = name, connections
+    *meter*: what its transfers are paid with, if bandwidth is limited.
+    """
+
+    def __init__(self, connections: Connections, name: str, meter: Optional[Meter] = None) -> None:
+        self.name, self._connections, self._meter = name, connections, meter
         self._agent: Optional[Agent] = None
         self._before = 0
         self.opened = Opened(False, "", "", "")
@@ -38,6 +42,8 @@ class Host:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
+        if self._meter:
+            self._meter.charge(self.wire_bytes)  # what was sent last: the next transfer waits for it
         self._let_go(orderly(error))
 
     async def remove(self, disk: DiskPath, seq: int, action: int) -> None:
@@ -91,6 +97,11 @@ class Host:
     def transfer(self) -> AbstractAsyncContextManager[None]:
         """Hold one of the transfers that may run at once."""
         return self._connections.limits.transfer(self.name)
+
+    async def pay(self) -> None:
+        """Wait until the bandwidth that is allowed lets more be sent, or asked for."""
+        if self._meter:
+            await self._meter.pay(self.wire_bytes)
 
     async def broken(self) -> None:
         """Wait until the agent is of no more use, and raise the reason."""

@@ -198,8 +198,6 @@ class ManifestStore:
 
     def get(self, image: Image) -> Optional[Manifest]:
         """The manifest of an unchanged image, or None."""
-        if not image.settled:
-            return None
         try:
             with open(self._directory / image.identity.key(""), "rb") as file:
                 raw = file.read(min(os.fstat(file.fileno()).st_size, self._MAX))  # a buffer is made for all it asks
@@ -216,9 +214,12 @@ class ManifestStore:
 
     def put(self, image: Image, manifest: Manifest) -> None:
         """Remember the manifest of an image that was settled before it was read and has not changed since."""
-        if not image.settled:
-            return
-        key = image.identity.key("")
+        if image.settled:
+            self.put_written(image.identity, manifest)
+
+    def put_written(self, identity: Identity, manifest: Manifest) -> None:
+        """Remember the manifest of a file that we have written ourselves and have given its times (`backdate`)."""
+        key = identity.key("")
         scratch = f".{key}.{os.getpid()}"
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)

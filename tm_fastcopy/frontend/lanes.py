@@ -93,6 +93,7 @@ class LanePool:
         """All that waits is little, and goes with the conversation."""
         mine = _InFlight()
         while self._waiting:
+            await self._host.pay()
             batch = [self._waiting.popleft() for _ in range(min(WINDOW, len(self._waiting)))]
             mine.chunks.extend(batch)
             for answer in await self._host.ask_all(await self._prepare(batch)):
@@ -150,6 +151,8 @@ class LanePool:
 
     async def _send(self, channel: Channel, mine: _InFlight) -> None:
         while True:
+            if self._waiting or not self._closed:
+                await self._host.pay()  # before chunks are taken: what is in flight has its time limit
             async with self._news:
                 await self._news.wait_for(
                     lambda: self._failed
@@ -167,8 +170,9 @@ class LanePool:
 
     async def _receive(self, channel: Channel, mine: _InFlight) -> None:
         while True:
-            async with self._news:
-                await self._news.wait_for(lambda: mine.chunks or mine.complete or self._failed)
+            if not mine.chunks:
+                async with self._news:
+                    await self._news.wait_for(lambda: mine.chunks or mine.complete or self._failed)
             if not mine.chunks or self._failed:
                 return
             await self._take(await channel.receive(), mine)
@@ -176,6 +180,7 @@ class LanePool:
     async def _take(self, answer: Message, mine: _InFlight) -> None:
         """Settle one answer.  Answers come in the order of the questions."""
         index = mine.chunks[0]
+        again = False
         try:
             if isinstance(answer, Failure):
                 raise answer.error()
@@ -187,7 +192,10 @@ class LanePool:
             if self._tries[index] >= _TRIES:
                 raise
             self._waiting.append(index)
+            again = True
         else:
             self._unsettled -= 1
         mine.chunks.popleft()
-        await self._tell()
+        # What waits for room in a lane's window waits for that of a batch: not every chunk is news.
+        if again or not self._unsettled or len(mine.chunks) % BATCH == 0:
+            await self._tell()

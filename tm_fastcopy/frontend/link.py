@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Optional, Protocol
 
+from ..core.buffer import Buffer
+
 
 class Link(Protocol):
     """A stream to the program that was started on the other machine."""
@@ -18,8 +20,8 @@ class Link(Protocol):
     async def read_line(self, limit: int) -> bytes:
         """Return one line with its newline, or what is left at the end of the stream, at most *limit* bytes."""
 
-    async def write(self, data: bytes) -> None:
-        """Send *data*; returns when there is room for more.  `LinkLost` if the other side is gone."""
+    async def write(self, *pieces: Buffer) -> None:
+        """Send *pieces*; returns when there is room for more.  `LinkLost` if the other side is gone."""
 
     async def close(self, wait: float = 0.0) -> None:
         """End the stream, give the program *wait* seconds to end by itself, then cut the connection."""

@@ -20,20 +20,25 @@ from ..core.errors import FastcopyError, Refused
 _TIMEOUT = 30.0  # seconds; oned answers within milliseconds, and within seconds under load
 _MAX_AUTH = 4096
 _MAX_ATTRIBUTE = 4097  # characters; a path may have 4095, and what is longer than any value should be seen to be so
+_MAX_NAME = 256  # characters of a VM's name on its host, which is "one-<id>" or a UUID, and of a driver's
 _ATTRIBUTE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # no name that a driver looks for is longer
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a VM; sizes in MiB, None where oned gives none."""
+    """A disk of a VM; sizes in MiB, None where oned gives none; *fs* is the file system of a volatile one, or "".
+
+    *source* is the path of its image, and *target* the name that the hypervisor has for it; "" if there is none.
+    """
 
     id: int
     size: Optional[int]
     original_size: Optional[int]
     format: str
     sparse: bool
+    fs: str = ""
+    source: str = ""
     target: str = ""
-    """What the hypervisor calls it ("vda")."""
 
 
 class NoAnswer(FastcopyError):
@@ -54,10 +59,10 @@ def check_format(disk: Disk) -> str:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM; *seq* is the number of its last history record, *hypervisor* the driver of that ("kvm", "lxc").
+    """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it.
 
-    *lcm_state* is its state in oned's numbers, *deploy_id* what the hypervisor calls it, *freeze* how its file systems
-    are brought to rest for a backup ("NONE", "AGENT", "SUSPEND").
+    *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
+    *freeze* is how its file systems are brought to rest for a backup ("NONE", "AGENT", "SUSPEND").
     """
 
     id: int
@@ -109,20 +114,17 @@ class Oned:
     def vm(self, vm_id: int) -> Vm:
         """The VM; `FastcopyError` if there is none, or oned does not answer."""
         root = self.ask("one.vm.info", vm_id, False)
-        records = [
-            (_int(item.findtext("SEQ")) or 0, (item.findtext("VM_MAD") or "").lower())
-            for item in root.iterfind("HISTORY_RECORDS/HISTORY")
-        ]
-        seq, hypervisor = max(records, default=(0, ""))
+        records = {_int(item.findtext("SEQ")) or 0: item for item in root.iterfind("HISTORY_RECORDS/HISTORY")}
+        seq = max(records, default=0)
         disks = (_disk(item) for item in root.iterfind("TEMPLATE/DISK"))
         return Vm(
             vm_id,
             seq,
             {disk.id: disk for disk in disks},
             _int(root.findtext("LCM_STATE")) or 0,
-            root.findtext("DEPLOY_ID") or "",
-            hypervisor,
-            (root.findtext("BACKUPS/BACKUP_CONFIG/FS_FREEZE") or "NONE").upper(),
+            (root.findtext("DEPLOY_ID") or "")[:_MAX_NAME],
+            (records[seq].findtext("VM_MAD") or "")[:_MAX_NAME] if records else "",
+            (root.findtext("BACKUPS/BACKUP_CONFIG/FS_FREEZE") or "NONE").upper()[:_MAX_NAME],
         )
 
     def datastores(self) -> Dict[int, Datastore]:
@@ -191,7 +193,9 @@ def _disk(item: ElementTree.Element) -> Disk:
         _int(item.findtext("ORIGINAL_SIZE")),
         (item.findtext("FORMAT") or item.findtext("DRIVER") or "raw").lower(),
         (item.findtext("SPARSE") or "YES").upper() != "NO",
-        item.findtext("TARGET") or "",
+        item.findtext("FS") or "",
+        (item.findtext("SOURCE") or "")[:_MAX_ATTRIBUTE],
+        (item.findtext("TARGET") or "")[:_MAX_NAME],
     )
 
 

@@ -10,7 +10,10 @@ from typing import Callable, Optional
 from ..core.errors import FastcopyError, classify
 from .call import Call
 
-ACTIONS = ("clone", "mvds", "delete", "snap_create", "snap_create_live", "snap_revert", "snap_delete")
+ACTIONS = (
+    "clone", "ln", "mvds", "cpds", "delete", "mkimage", "mkswap", "context", "resize", "restore",
+    "snap_create", "snap_create_live", "snap_revert", "snap_delete",
+)  # fmt: skip
 _LONGEST = 2000  # characters; oned keeps an error in a VM's attribute
 
 Log = Callable[[str], None]

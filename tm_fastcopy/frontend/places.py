@@ -28,6 +28,16 @@ class Places:
         """The virtual environment by the name that everybody uses: a link, which an upgrade replaces."""
         return self.wheels.parent / "venv"
 
+    @property
+    def datastore_conf(self) -> Path:
+        """OpenNebula's configuration of its datastore drivers."""
+        return self.state.parent / "remotes" / "etc" / "datastore" / "datastore.conf"
+
+    @property
+    def remotes(self) -> Path:
+        """OpenNebula's drivers."""
+        return self.state.parent / "remotes"
+
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
         """The places that belong to the environment of a call."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import os
 import re
@@ -14,10 +13,12 @@ from typing import Dict, List, Mapping, Optional, Sequence
 
 from async_timeout import timeout
 
-from ..core.errors import FastcopyError, LinkLost
+from ..core.buffer import Buffer
+from ..core.errors import FastcopyError
 from .bundle import bootstrap_argv
+from .pipe_writer import PipeWriter
 
-_PIPE = 1024 * 1024  # /proc/sys/fs/pipe-max-size for an unprivileged process: fewer wake-ups for a chunk
+_PIPE = 1024 * 1024  # bytes that are read ahead of whoever asks for them
 _ERRORS_KEPT = 4096
 _LAST_WORDS = 5.0  # seconds for a child's pipes to follow it; they take no time
 _AFTERWORK = 60.0  # seconds that an agent without ssh between us may take to complete its cache
@@ -42,13 +43,11 @@ _SSH_OPTIONS = {
 class ProcessLink:
     """A stream over the pipes of a child process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, lives_on: bool = False) -> None:
-        assert process.stdin is not None and process.stdout is not None
+    def __init__(self, process: asyncio.subprocess.Process, writer: PipeWriter, lives_on: bool = False) -> None:
+        assert process.stdout is not None
         self._process, self._lives_on = process, lives_on
-        self._input, self._output = process.stdin, process.stdout
-        self._draining = asyncio.Lock()  # Python 3.9 cannot have two wait for it
+        self._input, self._output = writer, process.stdout
         self._errors = asyncio.ensure_future(self._keep_errors())
-        self._input_closed = asyncio.ensure_future(self._await_input_closed())
 
     @classmethod
     async def start(
@@ -59,18 +58,18 @@ class ProcessLink:
         *lives_on*: it is the agent itself, which ends by itself and may still have to complete its cache.
         """
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=pipe, stdout=pipe, stderr=pipe, limit=_PIPE, env=env, start_new_session=True
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the program has ended already
-            fcntl.fcntl(process.stdin.get_extra_info("pipe").fileno(), 1031, _PIPE)  # F_SETPIPE_SZ
-        return cls(process, lives_on)
-
-    async def _await_input_closed(self) -> None:
-        """Take in how the child's standard input ended: asyncio before 3.12 prints a trace if nobody does."""
-        with contextlib.suppress(OSError):
-            await self._input.wait_closed()
+        read_end, write_end = os.pipe()
+        writer = PipeWriter(write_end)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=read_end, stdout=pipe, stderr=pipe, limit=_PIPE, env=env, start_new_session=True
+            )
+        except BaseException:
+            writer.close()
+            raise
+        finally:
+            os.close(read_end)
+        return cls(process, writer, lives_on)
 
     async def _keep_errors(self) -> str:
         assert self._process.stderr is not None
@@ -95,19 +94,13 @@ class ProcessLink:
             line += byte
         return line
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *pieces: Buffer) -> None:
         """See `Link`."""
-        try:
-            self._input.write(data)
-            async with self._draining:
-                await self._input.drain()
-        except (OSError, RuntimeError) as error:
-            raise LinkLost("the connection broke") from error
+        await self._input.write(*pieces)
 
     async def close(self, wait: float = 0.0) -> None:
         """See `Link`."""
-        with contextlib.suppress(OSError):
-            self._input.close()
+        self._input.close()
         # Output that nobody reads would keep the program from ending, and us from seeing that it has.
         unread = asyncio.ensure_future(self._discard())
         wait = max(wait, _AFTERWORK) if self._lives_on else wait
@@ -119,7 +112,6 @@ class ProcessLink:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # its children, too: a ProxyCommand holds our pipes
         await self._process.wait()
-        await asyncio.wait([self._input_closed], timeout=_LAST_WORDS)
         unread.cancel()
         self._errors.cancel()
         await asyncio.gather(unread, self._errors, return_exceptions=True)

@@ -1,7 +1,8 @@
-"""Pull: brings a VM's disk back as an image, of which only the chunks that changed travel.
+"""Pull: brings a VM's disk to the front-end as an image, of which only the chunks that changed travel.
 
 The new image is staged beside the old one, beginning as its reflink (or, where there is none, taking unchanged
-chunks from it as a seed), and takes its name in one step.  The host's disk is not touched.
+chunks from it as a seed), and takes its name in one step.  The host's disk is not touched.  Where there is no old one,
+because the disk is saved as a new image, the image that the disk was made of serves as the seed.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..core import qcow2
 from ..core.assembly import Assembly
 from ..core.chain import open_member
 from ..core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError, Refused, classify
 from ..core.files import Files, free_bytes, room
+from ..core.identity import Identity, backdate
+from ..core.image_messages import Keep
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
 from ..core.paths import has, relative_to_any
@@ -25,7 +28,8 @@ from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room, store_chunk
 from ..core.tree import tree_name
 from ..core.tree_messages import OpenMember
-from ..core.wire import Done, Message
+from ..core.wire import Done, Message, expect
+from .cache_options import cache_options
 from .compression import Compression, Slice
 from .host import Host
 from .image import Image, ManifestStore, open_place
@@ -59,10 +63,11 @@ class Pulled:
 
 
 class _OldImage:
-    """The image that is being replaced, as a seed.  *remembered*: its manifest was not made just now."""
+    """The image that is being replaced, as a seed; or (not *replaced*) another that stays.  *remembered*: its manifest
+    was not made just now."""
 
-    def __init__(self, image: Image, manifest: Manifest, remembered: bool) -> None:
-        self.image, self.manifest, self.remembered = image, manifest, remembered
+    def __init__(self, image: Image, manifest: Manifest, remembered: bool, replaced: bool) -> None:
+        self.image, self.manifest, self.remembered, self.replaced = image, manifest, remembered, replaced
         self._places = {digest: index for index, digest in enumerate(manifest) if digest != ZERO_DIGEST}
 
     def find(self, digest: bytes) -> Optional[Place]:
@@ -92,7 +97,12 @@ class _OldImage:
 
 
 class Pull:
-    """One disk on its way to one image; `run` once."""
+    """One disk on its way to one image; `run` once.
+
+    *seed* is None for a disk that is brought back as its own image, which must not shrink.  For one that is saved as a
+    new image it is the path of the image that it was made of, or "".  *opening* has the agent open the disk (default:
+    `OpenSource`).  *keep*: the host may keep the disk's content in its cache, as the settings say.
+    """
 
     def __init__(
         self,
@@ -104,9 +114,15 @@ class Pull:
         files: Files,
         format: str = "raw",
         phases: Optional[Phases] = None,
+        seed: Optional[str] = None,
+        opening: Optional[Message] = None,
+        keep: bool = False,
         member: Optional[Slot] = None,
     ) -> None:
         self._phases = phases or Phases()
+        self._seed = seed
+        self._opening = opening or (OpenMember(member.name) if member else OpenSource(format))
+        self._options = cache_options(settings) if keep else None
         self._host, self._path, self._bases, self._store, self._files = host, path, list(bases), store, files
         self._lanes, self._compression = settings.lanes, Compression(settings.compression)
         self._slices: Dict[int, Slice] = {}
@@ -123,6 +139,8 @@ class Pull:
         self._sink: Optional[Sink] = None
         self._fetched = 0
         self._needed = 0
+        self._planned: Optional[int] = None
+        """Bytes of chunks that each need room of their own; None where they may be written over what is there."""
 
     async def run(self) -> Pulled:
         """Bring the disk back and give it the image's name."""
@@ -130,13 +148,13 @@ class Pull:
         staging: Optional[Staging] = None
         try:
             self._phases.enter("disk")
-            question = OpenMember(self._name) if self._member else OpenSource(self._format)
-            source: Source = await self._host.ask(question, Source)
+            source: Source = await self._host.ask(self._opening, Source)
             self._needed = source.data
             check_geometry(source.size, chunk_size_for(source.size))
             self._phases.enter("image")
             old = await in_thread(self._old_image)
-            if old and self._format == "raw" and not self._member and source.size < old.image.size:
+            alone = self._seed is None and not self._member
+            if old and alone and self._format == "raw" and source.size < old.image.size:
                 raise Refused(
                     f"the disk has {source.size} bytes and its image {old.image.size}: disks do not shrink, so this "
                     "one is damaged; the image stays as it is"
@@ -170,34 +188,49 @@ class Pull:
         )
 
     def _old_image(self) -> Optional[_OldImage]:
-        """Open the image that will be replaced, with its manifest; None if there is none."""
-        image = self._open_old()
+        """Open the image that will be replaced, or the seed, with its manifest; None if there is none."""
+        image, replaced = self._open_member() if self._member else self._open_image()
         if image is None:
             return None
         try:
             chunk = chunk_size_for(image.size)
             manifest = self._store.get(image)
             if manifest is not None:
-                return _OldImage(image, manifest, remembered=True)
+                return _OldImage(image, manifest, True, replaced)
             pages = (image.page(chunk, *place, None) for place in image.pages(chunk, None))
             manifest = Manifest(image.size, chunk, b"".join(page.digests for page in pages))
             image.check()
             self._store.put(image, manifest)
-            return _OldImage(image, manifest, remembered=False)
+            return _OldImage(image, manifest, False, replaced)
         except BaseException:
             image.close()
             raise
 
-    def _open_old(self) -> Optional[Image]:
-        if self._member:
-            old = self._member.old
-            if old is not None and has(old, self._name) is not None:
-                return Image(self._file, open_member(old, self._name, tree_name(self._path)))
-            # An image of one file is what the first of the tree's files was made of, or (raw) what all were.
-            return Image.open(self._path, self._bases, "raw") if self._member.flat else None
-        if has(self._directory, self._name) is None:
-            return None
-        return Image.open(self._path, self._bases, self._format)
+    def _open_image(self) -> Tuple[Optional[Image], bool]:
+        """The image that will be replaced, or the seed; and whether it is the former."""
+        replaced = has(self._directory, self._name) is not None
+        path = self._path if replaced else self._seed
+        if not path:
+            return None, False
+        try:
+            return Image.open(path, self._bases, self._format), replaced
+        except FastcopyError:
+            if replaced:
+                raise
+            return None, False  # a seed is only ever a help
+
+    def _open_member(self) -> Tuple[Optional[Image], bool]:
+        """The file of the old tree that has the same name, or what it was most likely made of.  It is not replaced."""
+        assert self._member is not None
+        old = self._member.old
+        if old is not None and has(old, self._name) is not None:
+            return Image(self._file, open_member(old, self._name, tree_name(self._path))), False
+        # An image of one file is what the first of the tree's files was made of, or (raw) what all were.
+        return (Image.open(self._path, self._bases, "raw") if self._member.flat else None), False
+
+    def _publish_member(self, staging: Staging, manifest: Manifest, source: Source) -> Receipt:
+        staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
+        return publish(self._files, staged, self._name, self._file, (source.mode & 0o777) | 0o600)
 
     def _stage(self, size: int) -> Staging:
         staging = Staging.open(self._files, self._directory, staging_name(self._name), size)
@@ -207,7 +240,7 @@ class Pull:
 
     async def _assemble(self, source: Source, old: Optional[_OldImage], staging: Staging) -> Receipt:
         chunk = old.manifest.chunk_size if old else chunk_size_for(source.size)
-        mode = old.image.mode if old else _NEW_IMAGE_MODE
+        mode = old.image.mode if old and old.replaced else _NEW_IMAGE_MODE
         seed = old
         if chunk_count(source.size, chunk) > MAX_CHUNKS:
             seed, chunk = None, chunk_size_for(source.size)  # grown out of its chunk size: fetched whole
@@ -225,18 +258,35 @@ class Pull:
                 raise
             self._phases.enter("publish")
             manifest = await in_thread(assembly.finish)
-            await self._host.ask(CloseSource(), Done)
-            if old:
+            await self._close_source(manifest)
+            if old and old.replaced:
                 old.image.check()
             if self._format == "qcow2" and not self._member:
                 await in_thread(self._check_header, staging, old)
-            staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
             if self._member:
-                mode = (source.mode & 0o777) | 0o600
-                return await in_thread(publish, self._files, staged, self._name, self._file, mode)
-            return await in_thread(replace, self._files, staged, self._name, self._file, mode)
+                return await in_thread(self._publish_member, staging, manifest, source)
+            return await in_thread(self._publish, staging, manifest, mode)
         finally:
             table.close()
+
+    async def _close_source(self, manifest: Manifest) -> None:
+        """Have the disk looked at once more, and, where that is wanted, kept: the agent does that when all is over."""
+        wishes = [self._options, Keep(manifest.id)] if self._options else []
+        *_, closed = await self._host.ask_all([*wishes, CloseSource()])
+        expect(closed, Done)
+
+    def _publish(self, staging: Staging, manifest: Manifest, mode: int) -> Receipt:
+        """Give the image its name, and remember what is in it: the next action need not read it."""
+        try:
+            backdate(self._files, staging.fd)
+            dated = True
+        except OSError:
+            dated = False  # then the next action reads it
+        staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
+        receipt = replace(self._files, staged, self._name, self._file, mode)
+        if dated:
+            self._store.put_written(Identity.of(os.fstat(staging.fd)), manifest)
+        return receipt
 
     def _check_header(self, staging: Staging, old: Optional[_OldImage]) -> None:
         """Refuse what must not become an image.  The agent has looked as well; an image is read by every host."""
@@ -244,7 +294,7 @@ class Pull:
         try:
             header = qcow2.read(staging.fd, shown)
             qcow2.check_stand_alone(header, shown)
-            if old and header.size < qcow2.read(old.image.fd, self._path).size:
+            if old and self._seed is None and header.size < qcow2.read(old.image.fd, self._path).size:
                 raise Refused(
                     f"{shown} is smaller for its guest than the image is: disks do not shrink, so this one is damaged; "
                     "the image stays as it is"
@@ -254,12 +304,17 @@ class Pull:
             raise
 
     def _assembly(self, table: ChunkTable, old: Optional[_OldImage], staging: Staging, source: Source) -> Assembly:
-        check = old is not None and old.remembered  # what has to be read anyway is also verified
+        # What has to be read anyway is also verified.
+        check = old is not None and (old.remembered or not old.replaced)
         if not staging.fresh:  # what an earlier action left is looked at and kept
+            missing = max(0, source.data - os.fstat(staging.fd).st_blocks * 512)
+            need_room(self._path, missing, room(self._files, self._directory, missing))
             return Assembly(self._files, staging, table, old, check_seeds=check)
         if old and self._files.clone(staging.fd, old.image.fd):
+            old.image.check()
             self._files.truncate(staging.fd, source.size)
             staging.fresh = False
+            self._planned = 0
             base = old
             return Assembly(
                 self._files, staging, table, have=lambda first, count: base.have(first, count, source.size)
@@ -279,11 +334,22 @@ class Pull:
                 ahead = self._scan(*places[i + 1], chunk) if i + 1 < len(places) else None
                 if page.first != first or page.count != length:
                     raise ProtocolError("the agent answered for another page than it was asked for")
-                await pool.add(await in_thread(assembly.offer, first, page.digests, page.runs))
+                missing = await in_thread(assembly.offer, first, page.digests, page.runs)
+                if self._planned is not None:
+                    await in_thread(self._check_room, len(missing) * chunk)
+                await pool.add(missing)
         finally:
             if ahead:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
+
+    def _check_room(self, more: int) -> None:
+        """`NoSpace` as soon as it is known that what has changed finds no room beside the blocks that both images
+        share."""
+        assert self._planned is not None
+        self._planned += more
+        waiting = self._planned - self._fetched
+        need_room(self._path, waiting, room(self._files, self._directory, waiting))
 
     def _scan(self, first: int, count: int, chunk: int) -> asyncio.Task[Offer]:
         return asyncio.ensure_future(self._host.ask(Scan(first, count, chunk), Offer))

@@ -11,6 +11,7 @@ import time
 from typing import Dict, List, Mapping, Optional, Tuple, TypeVar
 
 from .asyncssh_link import AsyncsshDialer, WithFallback
+from .bandwidth import Bandwidth
 from .bundle import Bundles
 from .caretaker import Caretaker
 from .connections import Connections
@@ -43,6 +44,7 @@ class Services:
         self._closing: List[asyncio.Task[None]] = []
         self._datastores: Dict[str, Tuple[float, Dict[int, Datastore]]] = {}
         self.turns, self.flights, self.caretaker = Turns(), Flights(), Caretaker()
+        self.bandwidth = Bandwidth()
 
     def connections(self, environ: Mapping[str, str], places: Places) -> Connections:
         """The connections that are made with the environment's ssh agent."""

@@ -57,7 +57,8 @@ class CacheSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a call, with the names of `TABLE`; *idle_exit* in seconds."""
+    """All settings of a call, with the names of `TABLE`; *idle_exit* in seconds, limits of bandwidth in bytes a second.
+    """
 
     lanes: int
     clone: str
@@ -65,6 +66,8 @@ class Settings:
     compression: str
     max_transfers: int
     max_transfers_per_host: int
+    bwlimit: int
+    bwlimit_host: int
     daemon: bool
     idle_exit: int
     cache: CacheSettings
@@ -120,6 +123,14 @@ TABLE = (
     Setting(
         "max_transfers_per_host", Number(1, MAX_HOST_TRANSFERS), "4", FRONT_END,
         "How many transfers the daemon runs at once with one host.",
+    ),
+    Setting(
+        "bwlimit", Bytes(64 * 1024), "0", FRONT_END,
+        "How many bytes per second the daemon exchanges with all hosts together; with 0 as many as it can.",
+    ),
+    Setting(
+        "bwlimit_host", Bytes(64 * 1024), "0", SYSTEM,
+        "How many bytes per second the daemon exchanges with one host; with 0 as many as it can.",
     ),
     Setting("daemon", Switch(), "yes", FRONT_END, "Whether calls go through the daemon, or each runs by itself."),
     Setting(

@@ -72,7 +72,7 @@ class Layout:
     @property
     def remotes(self) -> Path:
         """What OpenNebula brings to hosts."""
-        return (self.one / "var" if self.one else Path("/var/lib/one")) / "remotes"
+        return self.places.remotes
 
     @property
     def configuration(self) -> Path:

@@ -139,13 +139,14 @@ class Oned:
         tm_mad: str = "fastcopy",
         template: Optional[Mapping[str, Any]] = None,
         base_path: Optional[str] = None,
+        ds_mad: str = "fs",
     ) -> None:
         """Add or replace a datastore (IMAGE, SYSTEM, FILE, BACKUP) and make its directories.
 
         The front-end gets one for each, the hosts for system datastores only, as in a real cloud.
         """
         path = base_path or str(self.datastores / str(id))
-        self._put("datastores", objects.datastore(id, name, type, tm_mad, path, template or {}))
+        self._put("datastores", objects.datastore(id, name, type, tm_mad, path, template or {}, ds_mad))
         for node in [self.node, *(self.hosts.values() if type == "SYSTEM" else ())]:
             make_directory(node, path)
 
@@ -165,7 +166,8 @@ class Oned:
     ) -> None:
         """Add or replace an image whose file is `source`; the file itself is the caller's business.
 
-        `extra` overrides fields of the document, for example MODTIME or STATE.
+        `extra` overrides fields of the document, for example MODTIME or STATE, and for a backup's image VMS (ids) and
+        INCREMENTS (a list).
         """
         item = objects.image(id, name or f"image-{id}", datastore_id, source, size_mb, format, persistent, type)
         item["TEMPLATE"].update(template or {})
@@ -188,7 +190,8 @@ class Oned:
 
         Each disk is a mapping of DISK attributes; with IMAGE_ID the rest is filled in from the image, as
         oned does, and without it the disk is volatile (give TYPE, SIZE, FORMAT). `extra` overrides fields
-        of the document: STATE, LCM_STATE, NAME, TEMPLATE, USER_TEMPLATE, SNAPSHOTS (a list), DEPLOY_ID.
+        of the document: STATE, LCM_STATE, NAME, TEMPLATE, USER_TEMPLATE, SNAPSHOTS (a list), DEPLOY_ID,
+        BACKUP_CONFIG.
         """
         self._put("vms", {**objects.vm(self.state(), id, host, ds_id, disks), **(extra or {})})
 

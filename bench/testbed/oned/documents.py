@@ -104,9 +104,10 @@ def image(state: State, item: State) -> str:
                   "CLONING_OPS": 0, "CLONING_ID": -1, "TARGET_SNAPSHOT": -1,
                   "DATASTORE_ID": item["DATASTORE_ID"],
                   "DATASTORE": state["datastores"][str(item["DATASTORE_ID"])]["NAME"]})
-        + ids("VMS", users) + ids("CLONES") + ids("APP_CLONES") + template("TEMPLATE", item["TEMPLATE"])
+        + ids("VMS", item.get("VMS", users)) + ids("CLONES") + ids("APP_CLONES")
+        + template("TEMPLATE", item["TEMPLATE"])
         + plain("SNAPSHOTS", snapshot_list(item.get("SNAPSHOTS", EMPTY_SNAPSHOTS)))
-        + plain("BACKUP_INCREMENTS", "") + ids("BACKUP_DISK_IDS"),
+        + plain("BACKUP_INCREMENTS", attribute("INCREMENT", item.get("INCREMENTS", []))) + ids("BACKUP_DISK_IDS"),
     )  # fmt: skip
 
 
@@ -167,7 +168,7 @@ def vm(state: State, item: State) -> str:
         + attribute("DEPLOY_ID", item["DEPLOY_ID"]) + plain("MONITORING", "") + ids("SCHED_ACTIONS")
         + template("TEMPLATE", values) + template("USER_TEMPLATE", item["USER_TEMPLATE"])
         + plain("HISTORY_RECORDS", history) + snapshots
-        + plain("BACKUPS", plain("BACKUP_CONFIG", "") + ids("BACKUP_IDS")),
+        + plain("BACKUPS", attribute("BACKUP_CONFIG", item.get("BACKUP_CONFIG", {})) + ids("BACKUP_IDS")),
     )  # fmt: skip
 
 

@@ -25,9 +25,11 @@ def nothing() -> Item:
     return {"vms": {}, "images": {}, "datastores": {}, "hosts": {}}
 
 
-def datastore(id: int, name: str, type: str, tm_mad: str, path: str, template: Mapping[str, Any]) -> Item:
+def datastore(
+    id: int, name: str, type: str, tm_mad: str, path: str, template: Mapping[str, Any], ds_mad: str = "fs"
+) -> Item:
     """A datastore of `type` IMAGE, SYSTEM, FILE or BACKUP, whose directory is `path`."""
-    ds_mad = "-" if type == "SYSTEM" else "fs"
+    ds_mad = "-" if type == "SYSTEM" else ds_mad
     own = {"DS_MAD": ds_mad, "TM_MAD": tm_mad, "TYPE": f"{type}_DS"}
     safety = {"RESTRICTED_DIRS": "/", "SAFE_DIRS": "/var/tmp"}
     return {

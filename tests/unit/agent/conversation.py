@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, List, Optional, Type
+from typing import Any, List, Optional, Sequence, Type
 
 from tests.support import CHUNK, content, manifest_of
 from tm_fastcopy.agent.lanes import LaneDoor
@@ -39,8 +39,12 @@ class Lane:
 
     def ask(self, message: wire.Message) -> Optional[wire.Message]:
         """Send a message and return the answer; None if the lane has ended."""
-        self._pipe.send(message)
-        return self._pipe.receive(idle=60.0)
+        return self.ask_all([message])[0]
+
+    def ask_all(self, messages: Sequence[wire.Message]) -> List[Optional[wire.Message]]:
+        """Send messages at once and return their answers."""
+        self._pipe.send(*messages)
+        return [self._pipe.receive(idle=60.0) for _ in messages]
 
     def put(self, letters: str, index: int, size: int = -1) -> Optional[wire.Message]:
         """Send chunk *index* of `content(letters, size)`."""

@@ -12,8 +12,9 @@ import pytest
 
 from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file, manifest_of, qcow2_header
 from tm_fastcopy.agent import disk as module
+from tm_fastcopy.agent import program as runner
 from tm_fastcopy.agent import qemu_img as program
-from tm_fastcopy.core import messages, wire
+from tm_fastcopy.core import messages, restore_messages, wire
 from tm_fastcopy.core.errors import FastcopyError, NoSpace, Refused, Superseded
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
@@ -91,6 +92,23 @@ def test_what_stood_there_is_replaced(talk: Talk, base: Path, before: str) -> No
     one = talk()
     one.push("QB")
     assert_tree(one, content("QB"))
+
+
+def test_a_raw_disk_takes_the_place_of_a_tree_on_its_receipt(talk: Talk, base: Path) -> None:
+    directory = base / "42"
+    for tree in ("disk.0.snap", aside_name("disk.0"), "disk.1.snap"):
+        (directory / tree).mkdir(parents=True)
+        make_file(directory / tree / "1", "X")
+    (directory / "disk.0").symlink_to("disk.0.snap/1")
+    one = talk(format="raw")
+    receipt = one.push("AB").receipt
+    wrong = receipt.replace("disk.0", "disk.1"), receipt.replace('"inode": ', '"inode": 1'), "{}"
+    for text in wrong:
+        assert one.refused(restore_messages.DropTree(text)).kind == Refused.kind
+    assert len(os.listdir(directory)) == 4
+    assert one.ask(restore_messages.DropTree(receipt)) == wire.Done()
+    assert (directory / "disk.0").read_bytes() == content("AB") and not (directory / "disk.0").is_symlink()
+    assert sorted(os.listdir(directory)) == ["disk.0", "disk.1.snap"]
 
 
 def test_it_goes_on_where_it_was_cut_off(talk: Talk) -> None:
@@ -190,7 +208,7 @@ def test_what_cannot_be_resized_is_one_sentence_and_leaves_nothing(
     script.write_text("#!/bin/sh\n" + {"refuses": "echo no such >&2\nexit 1", "hangs": "sleep 60"}.get(program_, ""))
     script.chmod(0o700)
     monkeypatch.setattr(program, "PROGRAM", str(tmp_path / "no" if program_ == "missing" else script))
-    monkeypatch.setattr(program, "_BOUND", 0.1 if program_ == "hangs" else 60.0)
+    monkeypatch.setattr(runner, "BOUND", 0.1 if program_ == "hangs" else 60.0)
     one = talk(virtual=4 * MIB, files=RecordingFiles(lacking=() if sharing else NO_SHARING))
     answer = one.send(IMAGE, KEY)
     assert isinstance(answer, wire.Failure)

@@ -56,6 +56,20 @@ def test_a_message_larger_than_a_pipe(ends: Ends) -> None:
     thread.join()
 
 
+def test_a_pipe_that_uses_its_buffer_again(ends: Ends) -> None:
+    pipe = Pipe(ends.read, ends.write, reuse=True)
+    sizes = ((1, 500), (2, 400), (3, 900))
+    first, second, larger = (messages.Put(at, size, 0, bytes([at]) * size) for at, size in sizes)
+    pipe.send(first, second, larger)
+    got = pipe.receive()
+    assert got == first
+    assert pipe.pending()
+    assert pipe.receive() == second
+    assert pipe.receive() == larger
+    assert not pipe.pending()
+    assert isinstance(got, messages.Put) and bytes(got.blob) != first.blob, "memory of its own would not be worth it"
+
+
 def test_an_orderly_end(ends: Ends) -> None:
     ends.hang_up()
     assert ends.pipe.receive() is None

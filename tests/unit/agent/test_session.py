@@ -13,7 +13,7 @@ from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file,
 from tm_fastcopy.agent import intake
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
-from tm_fastcopy.core import messages, wire
+from tm_fastcopy.core import codec, messages, wire
 from tm_fastcopy.core.errors import BadChunk, NoSpace, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
@@ -234,6 +234,23 @@ def test_a_bad_chunk_is_refused_and_can_be_sent_again(talk: Talk) -> None:
     assert lane.put("AB", 1) == messages.Stored(1)
     lane.close()
     receipt(one.ask(messages.Commit(manifest_of("AB").id)))
+
+
+def test_chunks_that_come_at_once_are_all_answered_in_order(talk: Talk) -> None:
+    letters = "ABCDEFGHI"
+    one = talk()
+    one.begin(letters)
+    assert one.offer(letters) == list(range(9))
+    lane = one.lane()
+    chunks = [content(letter) for letter in letters[:3] + "X" + letters[4:]]
+    answers = lane.ask_all([messages.Put(i, len(data), *codec.encode(data)) for i, data in enumerate(chunks)])
+    bad = answers.pop(3)
+    assert isinstance(bad, wire.Failure) and bad.kind == "refetch"
+    assert answers == [messages.Stored(index) for index in (0, 1, 2, 4, 5, 6, 7, 8)]
+    assert lane.put(letters, 3) == messages.Stored(3)
+    lane.close()
+    one.ask(messages.Commit(manifest_of(letters).id), messages.Published)
+    assert one.disk.read_bytes() == content(letters)
 
 
 def test_a_lane_cannot_write_after_the_commit(talk: Talk) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import NO_SHARING, RecordingFiles, make_encrypted, qemu_img
 from tm_fastcopy.agent import copies, overlays
+from tm_fastcopy.agent import program as runner
 from tm_fastcopy.agent import qemu_img as program
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
@@ -362,8 +363,8 @@ def test_a_qemu_img_that_does_not_help(
         (tmp_path / "qemu").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "qemu").chmod(0o700)
     monkeypatch.setattr(program, "PROGRAM", str(tmp_path / "qemu"))
-    monkeypatch.setattr(program, "_BOUND", 0.2)
-    monkeypatch.setattr(program, "_LONG", 0.2)
+    monkeypatch.setattr(runner, "BOUND", 0.2)
+    monkeypatch.setattr(program, "LONG", 0.2)
     act = {"create": (create, 1), "revert": (revert, 0), "delete": (delete, 0)}[action]
     refused(act[0](base, act[1]), "disk.0.snap/")
     assert state(vm) == before

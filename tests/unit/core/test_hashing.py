@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import CHUNK, content, make_file, manifest_of
 from tm_fastcopy.core import hashing
 from tm_fastcopy.core.errors import SourceChanged
-from tm_fastcopy.core.hashing import BLOCK, digest, hash_page, is_zero, nonzero_runs, read_exactly
+from tm_fastcopy.core.hashing import BLOCK, digest, hash_page, is_zero, nonzero_runs, read_exactly, read_into
 from tm_fastcopy.core.manifest import MAX_CHUNK, ZERO_DIGEST
 
 
@@ -69,6 +69,10 @@ def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     assert read_exactly(fd, 10, CHUNK - 10) == content("A")[10:]
     with pytest.raises(SourceChanged, match="shorter"):
         read_exactly(fd, 10, CHUNK)
+    room = memoryview(bytearray(CHUNK))
+    assert read_into(fd, 10, room[: CHUNK - 10]) == content("A")[10:]
+    with pytest.raises(SourceChanged, match="shorter"):
+        read_into(fd, 10, room)
     os.close(fd)
 
 
@@ -93,11 +97,11 @@ def test_a_page_names_the_runs_of_data_in_it(tmp_path: Path) -> None:
 def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places: List[int] = []
 
-    def noted(fd: int, offset: int, length: int) -> bytes:
+    def noted(fd: int, offset: int, view: memoryview) -> memoryview:
         places.append(offset // CHUNK)
-        return read_exactly(fd, offset, length)
+        return read_into(fd, offset, view)
 
-    monkeypatch.setattr(hashing, "read_exactly", noted)
+    monkeypatch.setattr(hashing, "read_into", noted)
     fd = os.open(make_file(tmp_path / "file", "A--B-"), os.O_RDONLY)
     hash_page(fd, 5 * CHUNK, CHUNK, 0, 5)
     os.close(fd)

@@ -34,7 +34,8 @@ class FakeLink:
         self.closed = False
         self._decoder = wire.Decoder()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *pieces: bytes) -> None:
+        data = b"".join(pieces)
         if self.closed:
             raise LinkLost("the connection broke")
         for message in self._decoder.feed(data):

@@ -20,7 +20,7 @@ class Gated:
         self.gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answer = encode(Pong())
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *pieces: bytes) -> None:
         await self.gate
 
     async def read_exactly(self, length: int) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from tests.support import CHUNK, RecordingFiles, content, make_file, manifest_of
 from tm_fastcopy.core.errors import FastcopyError, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
-from tm_fastcopy.core.identity import SETTLED_NS
+from tm_fastcopy.core.identity import SETTLED_NS, Identity, backdate
 from tm_fastcopy.core.messages import PAGE_CHUNKS
 from tm_fastcopy.frontend import image as module
 from tm_fastcopy.frontend.image import Image, ManifestStore
@@ -213,13 +213,24 @@ def test_a_settled_image_is_remembered(store: Store, manifests: ManifestStore, t
     assert (tmp_path / "manifests").stat().st_mode & 0o777 == 0o700
 
 
-def test_an_image_that_is_not_settled_is_neither_remembered_nor_recognized(
+def test_an_image_that_is_not_settled_is_not_remembered(
     store: Store, manifests: ManifestStore, tmp_path: Path
 ) -> None:
     make_file(store.path / "img", "AB")
     manifests.put(store.open(later=False), manifest_of("AB"))
     assert not (tmp_path / "manifests").exists()
-    manifests.put(store.open(), manifest_of("AB"))
+
+
+def test_an_image_of_our_own_is_recognized_at_once_and_any_write_shows(store: Store, manifests: ManifestStore) -> None:
+    path = make_file(store.path / "img", "AB")
+    with open(path, "r+b") as file:
+        backdate(Files(), file.fileno())
+        manifests.put_written(Identity.of(os.fstat(file.fileno())), manifest_of("AB"))
+        image = store.open(later=False)
+        assert not image.settled and manifests.get(image) == manifest_of("AB")
+        assert image.identity.mtime_ns + SETTLED_NS <= image.identity.ctime_ns  # so no write can give it this time
+        file.write(b"!")
+        file.flush()
     assert manifests.get(store.open(later=False)) is None
 
 

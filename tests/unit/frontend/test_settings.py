@@ -36,6 +36,8 @@ EXAMPLES: Dict[str, Any] = {
     "compression": ("zstd", "zstd", "none", "none"),
     "max_transfers": ("30", 30, "31", 31),
     "max_transfers_per_host": ("5", 5, "6", 6),
+    "bwlimit": ("100M", 100 << 20, "64K", 64 << 10),
+    "bwlimit_host": ("1G", 1 << 30, "70M", 70 << 20),
     "daemon": ("no", False, "yes", True),
     "idle_exit": ("60", 60, "61", 61),
     "cache.enable": ("no", False, "yes", True),
@@ -80,6 +82,8 @@ def test_defaults() -> None:
         compression="auto",
         max_transfers=15,
         max_transfers_per_host=4,
+        bwlimit=0,
+        bwlimit_host=0,
         daemon=True,
         idle_exit=600,
         cache=CacheSettings(
@@ -101,7 +105,7 @@ def test_the_table_and_the_settings_have_the_same_names() -> None:
 
 def test_who_decides_what() -> None:
     by_owner = {owner: {s.name for s in TABLE if s.owner == owner} for owner in (FRONT_END, SYSTEM, EITHER)}
-    assert by_owner[FRONT_END] == {"max_transfers", "max_transfers_per_host", "daemon", "idle_exit"}
+    assert by_owner[FRONT_END] == {"max_transfers", "max_transfers_per_host", "bwlimit", "daemon", "idle_exit"}
     assert by_owner[EITHER] == {"lanes", "compression", "cache.enable"}
     assert sum(map(len, by_owner.values())) == len(TABLE)
 

@@ -76,11 +76,11 @@ async def _clone(call: Call, source: str, endpoint: Endpoint, vm_id: int, store_
 
 async def _push(call: Call, name: str, disk: DiskPath, seq: int, image: Image, wanted: Wanted) -> Pushed:
     """One conversation; while another brings the same image to the same host, its end is awaited first."""
-    key = image.identity.key(call.machine()) if image.settled else ""
+    known = await in_thread(call.store.get, image)
+    key = image.identity.key(call.machine()) if image.settled or known else ""
     if call.settings.cache.enable:
         connections = call.services.connections(call.environ, call.places)
         call.services.caretaker.note(connections.agents, name, disk.base, call.settings.cache.scrub_rate)
-    known = await in_thread(call.store.get, image)
     call.phases.enter("flight")
     flight = call.services.flights.board((name, disk.base, key) if key else None)
     async with flight:

@@ -49,7 +49,8 @@ async def _bring_back(call: Call, endpoint: Endpoint, target: str, vm_id: int, s
                 parts = call.store, call.settings, call.files, format, call.phases, listed
                 return await (await in_thread(PullTree, host, target, images, *parts)).run()
             common = call.store, call.settings, call.files, format, call.phases
-            return await (await in_thread(Pull, host, target, images, *common)).run()
+            made = await in_thread(lambda: Pull(host, target, images, *common, keep=True))
+            return await made.run()
 
         pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
     except FastcopyError as error:

@@ -1,0 +1,144 @@
+"""Hypervisor: what a live disk needs of libvirt, through virsh.
+
+A guest is called by its *domain*, a disk by its *target* in there ("vda"); both come from oned.  Each step has a bound
+in time, after which virsh is killed; what it was asked for may have happened all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from typing import Callable, Dict
+
+from ..core.errors import FastcopyError, ProtocolError, Superseded
+
+PROGRAM = "virsh"
+_LOOK = 0.05  # seconds between looks whether it has ended
+_LONGEST = 300  # characters of what it says
+_COPY = 3000.0  # seconds for a copy of a whole disk; the front-end waits 3600 for any answer
+
+_URI = re.compile(r"[a-z][a-z0-9+]*:[!-~]{1,500}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_TARGET = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}")
+
+_PAUSED = "paused"
+_RUNNING = {"running", "idle", "blocked", "in shutdown", "no state"}
+_STILL = {_PAUSED, "shut off", "crashed", "pmsuspended"}
+
+
+class NotDone(FastcopyError):
+    """virsh did not do what it was asked for."""
+
+
+class Hypervisor:
+    """libvirt at *uri*; a step takes *patience* seconds at most."""
+
+    def __init__(self, uri: str, patience: float, alive: Callable[[], bool] = lambda: True) -> None:
+        if not _URI.fullmatch(uri):
+            raise ProtocolError(f"{uri!r:.100} is no address of libvirt")
+        self.uri, self.patience, self._alive = uri, patience, alive
+
+    def is_running(self, domain: str) -> bool:
+        """Whether the guest can write to its disks now; `NotDone` if that cannot be found out."""
+        state = self._run("domstate", domain)
+        if state not in _RUNNING | _STILL:
+            raise NotDone(f"virsh says that {domain} is {state!r:.60}, which this driver does not know")
+        return state in _RUNNING
+
+    def is_paused(self, domain: str) -> bool:
+        """Whether the guest would go on if it was resumed."""
+        return self._run("domstate", domain) == _PAUSED
+
+    def suspend(self, domain: str) -> None:
+        """Stop the guest's processors; its requests to disks are completed first."""
+        self._run("suspend", domain)
+
+    def resume(self, domain: str) -> None:
+        """Let the guest go on."""
+        self._run("resume", domain)
+
+    def freeze(self, domain: str) -> None:
+        """Have the guest agent write out and freeze the guest's file systems; `NotDone` where there is no agent."""
+        self._run("domfsfreeze", domain)
+
+    def thaw(self, domain: str) -> None:
+        """Undo `freeze`."""
+        self._run("domfsthaw", domain)
+
+    def copy(self, domain: str, target: str, path: str) -> None:
+        """Copy a disk of the running guest to the file *path*, as it is at the moment when that is complete."""
+        try:
+            self._run("blockcopy", domain, target, path, "--wait", "--finish", bound=_COPY, alive=self._alive)
+        except (TimeoutError, Superseded) as error:
+            self.end_copy(domain, target)
+            raise error if isinstance(error, Superseded) else NotDone(str(error)) from error
+
+    def end_copy(self, domain: str, target: str) -> None:
+        """End a copy of ours that may go on without us; it is no error if there is none."""
+        try:
+            self._run("blockjob", domain, target, "--abort")
+        except NotDone:
+            pass
+
+    def _run(
+        self, command: str, domain: str, *words: str, bound: float = 0.0, alive: Callable[[], bool] = lambda: True
+    ) -> str:
+        """Run virsh; return what it prints.  `NotDone` if it fails, TimeoutError if a *bound* of its own has passed."""
+        if not _NAME.fullmatch(domain) or (command.startswith("block") and not _TARGET.fullmatch(words[0])):
+            raise ProtocolError(f"{domain!r:.100} or {words!r:.60} is no name for virsh")
+        argv = [PROGRAM, "--connect", self.uri, command, domain, *words]
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+            try:
+                process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=said, stderr=complained, env=environment()
+                )
+            except OSError as error:
+                raise NotDone(
+                    f"{PROGRAM} cannot be run on this host ({error.strerror}): install libvirt's clients there"
+                ) from error
+            try:
+                _wait(process, bound or self.patience, alive)
+            except TimeoutError:
+                if bound:
+                    raise TimeoutError(f"virsh {command} {domain} did not end within {bound:.0f} s") from None
+                raise NotDone(f"virsh {command} {domain} did not end within {self.patience:.0f} s") from None
+            said.seek(0)
+            complained.seek(0)
+            words_said = _line(said.read(4096))
+            reason = _line(complained.read(4096)) or f"it ended with status {process.returncode}"
+        if process.returncode:
+            raise NotDone(f"virsh {command} {domain}: {reason[:_LONGEST]}")
+        return words_said
+
+
+def _wait(process: subprocess.Popen[bytes], bound: float, alive: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + bound
+    try:
+        while True:
+            try:
+                process.wait(_LOOK)
+                return
+            except subprocess.TimeoutExpired:
+                pass
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if not alive():
+                raise Superseded("the front-end went away while a live disk was copied")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _line(raw: bytes) -> str:
+    return " ".join(raw.decode("utf-8", "replace").split())
+
+
+def environment() -> Dict[str, str]:
+    """For virsh: a non-interactive login may have a short PATH, and what it says must be the same everywhere."""
+    path = os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin:/bin"
+    return {"PATH": path, "LC_ALL": "C", "HOME": os.environ.get("HOME", "/")}
+
