@@ -26,7 +26,7 @@ def pack_names(names: Sequence[str]) -> bytes:
 
 def _names(blob: bytes) -> List[str]:
     try:
-        names = blob.decode("ascii").split("\n") if blob else []
+        names = bytes(blob).decode("ascii").split("\n") if blob else []
     except UnicodeDecodeError as error:
         raise ProtocolError("a list of files has names that none has") from error
     if len(names) > MAX_FILES or len(set(names)) != len(names):

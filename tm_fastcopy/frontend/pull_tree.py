@@ -83,8 +83,9 @@ class PullTree:
                     os.close(fd)
 
     async def _pull(self, slot: Optional[Slot]) -> Pulled:
-        common = self._store, self._settings, self._files, self._format, self._phases, slot
-        return await (await in_thread(Pull, self._host, self._path, self._bases, *common)).run()
+        common = self._store, self._settings, self._files, self._format, self._phases
+        made = await in_thread(lambda: Pull(self._host, self._path, self._bases, *common, member=slot))
+        return await made.run()
 
     def _open(self) -> None:
         self._tree = open_staging_tree(self._files, self._parent, self._final, self._listed.names)
