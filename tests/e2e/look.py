@@ -9,9 +9,10 @@ import stat
 import struct
 from pathlib import Path
 
-from bench.images.edge import MIB
+from bench.images.edge import MIB, random_data
 from bench.images.extents import SECTOR, data_runs
 from bench.testbed.node import UID
+from tests.support import qemu_img
 from tm_fastcopy.core.manifest import DEFAULT_CHUNK
 
 _FIEMAP = 0xC020660B  # linux/fiemap.h
@@ -32,6 +33,14 @@ def sha256(path: Path) -> str:
 def same_content(one: Path, other: Path) -> bool:
     """Whether two files have the same size and SHA-256."""
     return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+
+
+def random_qcow2(path: Path, size: int) -> None:
+    """Write a qcow2 image of *size* bytes that do not compress."""
+    raw = path.with_name(".raw")
+    random_data(raw, size)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, path)
+    raw.unlink()
 
 
 def allocated(path: Path) -> int:

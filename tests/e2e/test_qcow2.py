@@ -258,18 +258,6 @@ def test_an_image_as_the_stock_local_driver_leaves_it(cloud: Cloud, host: str) -
     assert [path.name for path in file.parent.iterdir()] == ["0"]
 
 
-def test_a_disk_with_snapshots_is_not_brought_back_and_nothing_is_lost(cloud: Cloud) -> None:
-    image = image_of(cloud, "plain")
-    before = look.sha256(image.file)
-    vm = cloud.vm(image)
-    cloud.clone(image, vm).succeeded()
-    snapshot_on_host(vm)
-    cloud.mvds(vm, image).failed("snapshots", "disk.0")
-    assert look.sha256(image.file) == before
-    assert sorted(path.name for path in (vm.path / "disk.0.snap").iterdir()) == ["0", "1"]
-    assert look.leftovers(image.file.parent) == []
-
-
 def test_a_disk_that_shrank_for_its_guest_is_not_brought_back(cloud: Cloud) -> None:
     image = image_of(cloud, "plain")
     before = look.sha256(image.file)
@@ -288,7 +276,7 @@ def test_a_disk_that_names_another_file_is_not_brought_back(cloud: Cloud, name: 
     vm = cloud.vm(image)
     cloud.clone(image, vm).succeeded()
     qemu_img("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", name, vm.path / "disk.0")
-    cloud.mvds(vm, image).failed("outside its own" if "/" in name else "several files")
+    cloud.mvds(vm, image).failed("outside its own" if "/" in name else "not in its own tree")
     assert look.sha256(image.file) == before
 
 

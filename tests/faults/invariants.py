@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Dict, List, Optional, Set
@@ -19,10 +21,62 @@ from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.hashing import hash_page
 from tm_fastcopy.core.listing import RECEIPT, TOKEN
 from tm_fastcopy.core.manifest import Manifest
+from tm_fastcopy.core.tree import settle
 from tm_fastcopy.frontend.image import Image
 
 from .scenarios import OVER_TREE, VM, Scenario
-from .site import CHUNK, Site, sha, sha_of, tree
+from .site import CHUNK, Site, content, sha, sha_of, tree
+
+
+class Views:
+    """What a guest would see in a VM's disk and in each of its snapshots, by the snapshot's number."""
+
+    def __init__(self, site: Site) -> None:
+        disk = site.disk(VM)
+        tree = disk.parent / "disk.0.snap"
+        names = os.listdir(tree) if tree.is_dir() else []
+        numbers = [name for name in names if name.isdigit()]
+        others = {name[: -len(".current")]: name for name in names if name.endswith(".current")}
+        if disk.is_symlink():
+            active = os.path.basename(os.readlink(disk))
+            self.disk = self._seen(tree / active)
+            self.snapshots = {name: self._seen(tree / name) for name in numbers if name != active}
+            for number, name in others.items():
+                self.snapshots[number] = self._seen(tree / (tree / name).read_text().split("/")[-1].strip())
+        else:
+            self.disk = sha_of(disk)
+            self.snapshots = {name: sha_of(tree / name) for name in numbers}
+
+    @staticmethod
+    def _seen(file: Path) -> Optional[str]:
+        """The digest of what a guest sees; None if it sees nothing, or the file is not sound."""
+        if subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", file], stderr=subprocess.DEVNULL).returncode:
+            return None
+        with tempfile.NamedTemporaryFile() as raw:
+            subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", file, raw.name], check=True, timeout=60)
+            return sha_of(Path(raw.name))
+
+    def problems(self, before: Views, action: str, number: str, done: bool) -> List[str]:
+        """What is wrong, if these were the views *before* an action on a snapshot; *done*: it has reported success."""
+        goal = before.snapshots.get(number) if action == "snap_revert" else before.disk
+        wrong = [] if self.disk == goal or (self.disk == before.disk and not done) else ["wrong: the disk is another"]
+        if self.disk is None:
+            wrong.append("lost: there is no disk")
+        for name, seen in before.snapshots.items():
+            if self.snapshots.get(name) != seen and (action != "snap_delete" or name != number):
+                wrong.append(f"lost: snapshot {name} is not what it was")
+        if done and (number in self.snapshots) != (action != "snap_delete"):
+            wrong.append(f"wrong: snapshot {number} is there, or not, after {action}")
+        if action == "snap_create" and done and self.snapshots.get(number) != before.disk:
+            wrong.append(f"wrong: snapshot {number} is not the disk as it was")
+        return wrong
+
+
+def _beside(link: Path) -> Dict[str, Optional[str]]:
+    """Digests of the files in the tree of a disk or an image."""
+    tree = link.with_name(f"{link.name}.snap")
+    names = sorted(name for name in os.listdir(tree) if not name.startswith(".")) if tree.is_dir() else []
+    return {name: sha_of(tree / name) for name in names}
 
 Survey = Optional[Dict[str, str]]
 
@@ -79,6 +133,14 @@ class State:
         self.disk = self._disk()
         self.others = self._others()
         self.places = Places(site, scenario) if scenario.action == "mv" else None
+        self.beside = _beside(site.disk(VM) if scenario.action == "clone" else site.image)
+        self.views = Views(site) if scenario.about_snapshots else None
+
+    def _views(self, done: bool) -> List[str]:
+        assert self.views is not None
+        scenario = self.scenario
+        wrong = Views(self.site).problems(self.views, scenario.action, str(scenario.snapshot), done)
+        return wrong + ([] if self._others() == self.others else ["wrong: another VM's disk has changed"])
 
     def _disk(self) -> Optional[str]:
         """SHA-256 of what can be known of the disk."""
@@ -96,6 +158,9 @@ class State:
         """What is wrong with the files after a crash at any point."""
         if self.places:
             return self.places.after_crash() + cache_problems(self.site)
+        if self.views:
+            return self._views(False)
+        beside = self._members(False) if self.scenario.members else []
         site, wanted = self.site, sha(self.scenario.result)
         if self.scenario.writes_image:
             allowed: Dict[str, Set[Optional[str]]] = {"disk": {self.disk}, "image": {self.image, wanted}}
@@ -103,19 +168,36 @@ class State:
             allowed = {"disk": {wanted, self.disk}, "image": {self.image}}
             if self.scenario.action in OVER_TREE:
                 allowed["disk"].add(None)  # over a tree, there is a moment without any
-        return self._ends(allowed) + cache_problems(site) + memory_problems(site)
+        return beside + self._ends(allowed) + cache_problems(site) + memory_problems(site)
 
     def after_success(self) -> List[str]:
         """What is wrong with the files after the action has reported success."""
         if self.places:
             return self.places.after_success() + cache_problems(self.site)
+        if self.views:
+            return self._views(True)
+        beside = self._members(True) if self.scenario.members else []
         wanted = sha(self.scenario.result)
         back = self.scenario.writes_image
         allowed: Dict[str, Set[Optional[str]]] = {
             "disk": {self.disk if back else wanted},
             "image": {wanted if back else self.image},
         }
-        return self._ends(allowed) + cache_problems(self.site) + memory_problems(self.site)
+        return beside + self._ends(allowed) + cache_problems(self.site) + memory_problems(self.site)
+
+    def _members(self, done: bool) -> List[str]:
+        """What is wrong with the files beside the disk or image that the action makes."""
+        made = self.site.disk(VM) if self.scenario.action == "clone" else self.site.image
+        for link in (self.site.disk(VM), self.site.image):
+            if link.parent.is_dir():  # whoever comes next finishes first what was cut off
+                parent = os.open(link.parent, os.O_RDONLY)
+                settle(Files(), parent, link.name)
+                os.close(parent)
+        wanted = {name: sha(content(layout)) for name, layout in self.scenario.members}
+        now = _beside(made)
+        if now == wanted or (now == self.beside and not done):
+            return []
+        return ["wrong: the files of the tree are neither the old nor the new ones"]
 
     def _ends(self, allowed: Dict[str, Set[Optional[str]]]) -> List[str]:
         now = {"disk": self._disk(), "image": sha_of(self.site.image)}
@@ -163,7 +245,7 @@ def memory_problems(site: Site) -> List[str]:
                 path.name.startswith(".") or Manifest.decode(path.read_bytes())
             except FastcopyError as error:
                 problems.append(f"wrong: a remembered manifest cannot be read: {error}")
-    if not site.image.exists() or problems:
+    if not site.image.exists() or problems or len(_beside(site.image)) > 1:
         return problems
     image = Image.open(str(site.image), [str(site.images)], "qcow2" if site.in_tree else "raw")
     try:
@@ -181,8 +263,9 @@ def memory_problems(site: Site) -> List[str]:
 _KEPT = re.compile(
     r"(host|front)/ds/[0-9]/\.monitor|host/ds/3/1/.*|front/ds/2/1/.*"  # of a move: `Places` has looked at it
     r"|host/ds/0/[0-9]+/disk\.0(\.snap/0)?"
+    r"host/ds/0/\.monitor|host/ds/0/[0-9]+/disk\.0(\.snap/[0-9]+(\.current)?)?"
     r"|host/ds/\.fastcopy/cache/([0-9a-f]{64}\.(img|manifest)|[0-9a-f]{32}\.(source|kept))"
-    r"|front/images/(image(\.snap/0)?|base)"
+    r"|front/images/(image(\.snap/[0-9]+)?|base)"
     r"|front/one/(auth|backup|var/remotes/.*|var/fastcopy/manifests/\.?[0-9a-f]{32}(\.[0-9]+)?)"
 )
 

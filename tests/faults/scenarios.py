@@ -220,12 +220,22 @@ class Scenario:
     arrows: str = ""
     in_tree: bool = False
     inline: int = 0
+    snapshot: int = -1
+    members: Tuple[Tuple[str, str], ...] = ()
+    """The files of the tree that the action carries: name and layout."""
+    least: int = 11
+    """Arrows that there must be, or the walk has lost its way."""
     seen: Callable[[bytes], bytes] = as_it_is
     size: int = 0
     fs: str = ""
     sparse: bool = True
     keeps: bool = False
     near: bool = False
+
+    @property
+    def about_snapshots(self) -> bool:
+        """Whether the action is on snapshots: then `result` says nothing, and `invariants.Views` what must hold."""
+        return self.action.startswith("snap_")
 
     @property
     def writes_image(self) -> bool:
@@ -235,6 +245,8 @@ class Scenario:
     def _argv(self, site: Site) -> List[str]:
         source, disk, end = f"fe:{site.image}", f"host:{site.disk(VM)}", [str(VM), "0"]
         target, number = (f"host:{site.near}", "3") if self.near else (f"other:{site.other}", "2")
+        if self.about_snapshots:
+            return [disk, str(self.snapshot), *end]
         return {
             "clone": [source, disk, *end],
             "ln": [source, disk, *end],
@@ -358,6 +370,92 @@ MV_COPIED = Scenario(
 )
 MOVES = [MV, MV_OVER, MV_WITHOUT_EXCHANGE, MV_RESUMED, MV_RENAMED, MV_COPIED]
 
+def _with_copies(site: Site, run: Run) -> None:
+    """The host has a raw disk with snapshots 0 and 1."""
+    site.put_disk(VM, NEW)
+    copies = site.disk(VM).parent / "disk.0.snap"
+    copies.mkdir()
+    for number, layout in enumerate((OLD, SAME_SIZE)):
+        write_image(copies / str(number), layout)
+
+
+def _with_overlays(site: Site, run: Run) -> None:
+    """The host has a qcow2 disk, 3, that rests on snapshot 1, as snapshot 2 does; and that one on snapshot 0."""
+    site.put_overlays(VM, {"0": "", "1": "0", "2": "1", "3": "1"}, "3")
+
+
+def _with_two_overlays(site: Site, run: Run) -> None:
+    """The host has a qcow2 disk with one snapshot."""
+    site.put_overlays(VM, {"0": "", "1": "0"}, "1")
+
+
+_MEMBERS = (("0", QCOW2), ("1", "QC.aC0AbD"), ("2", QCOW2_USED))
+_COPIES = (("0", OLD), ("4", "ACb"))
+
+
+def _with_members(site: Site, run: Run) -> None:
+    """The host has a qcow2 disk of three files."""
+    site.put_members(site.disk(VM), dict(_MEMBERS), "2")
+
+
+def _image_with_members(site: Site, run: Run) -> None:
+    """The image is one of three files; the host has an older tree, whose link says another number."""
+    site.put_members(site.image, dict(_MEMBERS), "2")
+    _over_first_tree(site, run)
+
+
+def _with_copies_to_carry(site: Site, run: Run) -> None:
+    """The host has a raw disk with two snapshots."""
+    site.put_disk(VM, SAME_SIZE)
+    site.put_members(site.disk(VM), dict(_COPIES), "")
+
+
+def _image_with_copies(site: Site, run: Run) -> None:
+    """The image is a raw one with two snapshots."""
+    site.put_members(site.image, dict(_COPIES), "")
+
+
+# How each file is made, others have walked: these are the steps that make a tree of them.
+_NAMES = "^(create|make_|rename|exchange|unlink|remove_|sync)[a-z_]* "
+_TO_FRONT = _NAMES + ".*(image|tree)"
+_TO_HOST = _NAMES + ".*(tree|disk|disk staging|VM directory)"
+TREES = [
+    Scenario(
+        "mvds with snapshots", "mvds", QCOW2, content(QCOW2_USED), _with_members, format="qcow2", in_tree=True,
+        inline=1 << 24, members=_MEMBERS, arrows=_TO_FRONT,
+    ),
+    Scenario(
+        "mvds with snapshots over a flat image, without exchange", "mvds", QCOW2, content(QCOW2_USED), _with_members,
+        format="qcow2", lacking=("exchange",), inline=1 << 24, members=_MEMBERS,
+        arrows="^(rename|exchange|make_link|unlink) .*(tree|image -)",
+    ),
+    Scenario(
+        "mvds raw with snapshots", "mvds", OLD, content(SAME_SIZE), _with_copies_to_carry, inline=1 << 24,
+        members=_COPIES, arrows=_TO_FRONT,
+    ),
+    Scenario(
+        "clone with snapshots", "clone", QCOW2, content(QCOW2_USED), _image_with_members, format="qcow2", in_tree=True,
+        inline=1 << 24, members=_MEMBERS, arrows=_TO_HOST,
+    ),
+    Scenario(
+        "clone raw with snapshots", "clone", OLD, content(OLD), _image_with_copies, inline=1 << 24, members=_COPIES,
+        arrows=_TO_HOST,
+    ),
+]  # fmt: skip
+
+SNAPSHOTS = [
+    Scenario("first snapshot of a raw disk", "snap_create", "", b"", _used, snapshot=0, least=7),
+    Scenario("back to a snapshot, raw", "snap_revert", "", b"", _with_copies, snapshot=0, least=7),
+    Scenario("a snapshot removed, raw", "snap_delete", "", b"", _with_copies, snapshot=1, least=2),
+    Scenario("snapshot of a tree", "snap_create", "", b"", _with_two_overlays, format="qcow2", snapshot=1, least=9),
+    Scenario(
+        "snapshot of a tree under another number",
+        "snap_create", "", b"", _with_two_overlays, format="qcow2", snapshot=4, least=12,
+    ),
+    Scenario("back to a snapshot, tree", "snap_revert", "", b"", _with_overlays, format="qcow2", snapshot=0, least=6),
+    Scenario("a snapshot removed, tree", "snap_delete", "", b"", _with_overlays, format="qcow2", snapshot=1, least=9),
+]
+
 SCENARIOS = [
     *MOVES,
     CLONE_COLD,
@@ -388,4 +486,6 @@ SCENARIOS = [
     MVDS_INLINE,
     *VOLATILE,
     RESTORE,
+    *SNAPSHOTS,
+    *TREES,
 ]

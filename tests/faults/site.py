@@ -16,7 +16,7 @@ import random
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Dict, Iterator, Optional
 
 from tests.support import qcow2_header
 
@@ -203,6 +203,30 @@ class Site:
         (directory / "tpm" / "state").write_bytes(b"tpm")
         (directory / "vm.xml").write_bytes(b"<VM/>")
         (directory / "empty").write_bytes(b"")
+
+    def put_members(self, link: Path, layouts: Dict[str, str], active: str) -> None:
+        """Make a disk or an image a tree of these files ("": a link is not made, the disk lies beside them)."""
+        tree = link.with_name(f"{link.name}.snap")
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir(parents=True)
+        for number, layout in layouts.items():
+            write_image(tree / number, layout)
+        if active:
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"{tree.name}/{active}")
+
+    def put_overlays(self, vm: int, backing: Dict[str, str], active: str) -> None:
+        """Give a VM a qcow2 disk with snapshots, made by qemu-img: what each file rests on ("": nothing)."""
+        disk = self.disk(vm)
+        tree = disk.parent / "disk.0.snap"
+        tree.mkdir(parents=True)
+        for number, (name, base) in enumerate(backing.items()):
+            rests = ["-F", "qcow2", "-b", base] if base else []
+            make = ["qemu-img", "create", "-q", "-f", "qcow2", *rests, name, *([] if base else ["2M"])]
+            writes = ["-c", f"write -q -P {number + 1} {number * 128}k 192k", "-c", f"write -q -P {number + 9} 1M 64k"]
+            for argv in (make, ["qemu-io", "-f", "qcow2", *writes, name]):
+                subprocess.run(argv, cwd=tree, check=True, timeout=60)
+        disk.symlink_to(f"disk.0.snap/{active}")
 
     def remember(self) -> None:
         """Keep the state as it is, to begin each run with.  The image stays where it is: its identity is its inode."""

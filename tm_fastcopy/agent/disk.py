@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 from ..core import qcow2
 from ..core.errors import FastcopyError, Refused
@@ -54,14 +54,25 @@ def check_format(format: str) -> str:
 class Disk:
     """One disk in the making, in the VM directory whose guard is held."""
 
-    def __init__(self, files: Files, directory: VmDirectory, target: Target, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        directory: VmDirectory,
+        target: Target,
+        alive: Callable[[], bool],
+        member: Optional[Tuple[int, str]] = None,
+    ) -> None:
+        """*member*: it is one file of a tree in the making, with this name in that open directory."""
         self._files, self._directory, self._target, self._alive = files, directory, target, alive
         self._tree: Optional[int] = None
+        self._member = member
 
     def stage(self, size: int) -> Staging:
         """Its staging file, which an earlier action may have begun."""
         directory, place, name = self._directory, self._directory.fd, self._directory.name
-        if self._target.format == QCOW2:
+        if self._member:
+            place, name = self._member
+        elif self._target.format == QCOW2:
             if self._tree is None:
                 self._tree = open_staging_tree(self._files, directory.fd, directory.name)
             place, name = self._tree, ACTIVE
@@ -84,13 +95,16 @@ class Disk:
         directory, target, files = self._directory, self._target, self._files
         if target.size != os.fstat(staging.fd).st_size:
             files.truncate(staging.fd, target.size)
-        if target.format == QCOW2:
+        if target.format == QCOW2 and not self._member:
             self._fit(staging.fd)
         if not target.sparse:
             files.fill(staging.fd, os.fstat(staging.fd).st_size)
         staged = Staged(staging.directory, staging.name, staging.fd, manifest_id)
         last_look = functools.partial(directory.publishable, self._alive)
         last_look()
+        if self._member:  # its header is looked at with those of all others
+            name = self._member[1]
+            return publish(files, staged, name, f"{directory.disk}.snap/{name}", target.mode, last_look)
         if target.format == RAW:
             return publish(files, staged, directory.name, directory.disk, target.mode, last_look)
         return publish_tree(files, directory.fd, staged, directory.name, directory.disk, target.mode, last_look)
@@ -112,7 +126,7 @@ class Disk:
 
     def clear(self) -> None:
         """Leave no empty directory."""
-        if self._target.format == QCOW2:
+        if self._target.format == QCOW2 and not self._member:
             drop_staging_tree(self._files, self._directory.fd, self._directory.name)
 
     def close(self) -> None:
@@ -125,14 +139,14 @@ def open_disk(files: Files, directory: VmDirectory, format: str) -> int:
     """Open the disk of a VM for reading; `Refused` if it is none, or cannot be carried as one file."""
     disk = directory.disk
     if check_format(format) == RAW:
-        return _open_file(directory.fd, directory.name, disk)
+        return open_file(directory.fd, directory.name, disk)
     settle(files, directory.fd, directory.name)
     try:
         active = find_active(directory.fd, directory.name, disk)
     except FileNotFoundError as error:
         raise Refused(f"there is no {disk} on this host") from error
     try:
-        fd = _open_file(active.directory, active.name, disk)
+        fd = open_file(active.directory, active.name, disk)
     finally:
         os.close(active.directory)
     try:
@@ -144,7 +158,8 @@ def open_disk(files: Files, directory: VmDirectory, format: str) -> int:
     return fd
 
 
-def _open_file(place: int, name: str, disk: str) -> int:
+def open_file(place: int, name: str, disk: str) -> int:
+    """Open a file for reading, which errors call *disk*; `Refused` if it is none."""
     try:
         fd = os.open(name, _READ, dir_fd=place)
     except FileNotFoundError as error:

@@ -41,8 +41,16 @@ from .scrub import verified
 class Intake:
     """One disk in the making, for the VM directory whose guard is held."""
 
-    def __init__(self, files: Files, directory: VmDirectory, cache: Optional[Cache], alive: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        directory: VmDirectory,
+        cache: Optional[Cache],
+        alive: Callable[[], bool],
+        member: Optional[Tuple[int, str]] = None,
+    ) -> None:
         self._files, self._directory, self._cache, self._alive = files, directory, cache, alive
+        self._member = member
         self.table: Optional[ChunkTable] = None
         self.staging: Optional[Staging] = None
         self.tee: Optional[Staging] = None
@@ -132,7 +140,7 @@ class Intake:
     ) -> Published:
         """Make and publish the disk from an open file: a reflink, or else what *copy* writes.  *check* comes after."""
         may_share = self._shares(target)
-        disk = self._disk = Disk(self._files, self._directory, target, self._alive)
+        disk = self._disk = Disk(self._files, self._directory, target, self._alive, self._member)
         staging = disk.stage_anew()
         try:
             status = os.fstat(image)
@@ -195,7 +203,7 @@ class Intake:
             raise self._no_reflink()
         self._check_room()
         if self.staging is None:
-            self._disk = Disk(self._files, self._directory, self._target, self._alive)
+            self._disk = Disk(self._files, self._directory, self._target, self._alive, self._member)
             self.staging = self._disk.stage(request.size)
         self.table = ChunkTable.create(request.size, request.chunk)
         self._open_seeds(request.chunk)

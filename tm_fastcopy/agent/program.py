@@ -10,7 +10,7 @@ import os
 import subprocess
 import tempfile
 import time
-from typing import Callable, Dict, NamedTuple, Sequence
+from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 from ..core.errors import FastcopyError, Superseded
 
@@ -21,13 +21,16 @@ _LONGEST = 300  # characters of what it says
 
 class Task(NamedTuple):
     """What a program is run for: *what* is done, in words that may follow "to" ("make disk.0 larger"); *shown*, the
-    disk; the Debian *package* that has the program; and whether anybody waits for it.
+    disk; the Debian *package* that has the program; and whether anybody waits for it.  It is run in the open
+    *directory*, if one is given, for *bound* seconds at most (0: `BOUND`).
     """
 
     what: str
     shown: str
     package: str
     alive: Callable[[], bool]
+    directory: Optional[int] = None
+    bound: float = 0.0
 
 
 def by_fd(fd: int) -> str:
@@ -43,7 +46,13 @@ def run(argv: Sequence[str], fds: Sequence[int], task: Task) -> str:
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
-                list(argv), stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=fds, env=_environment()
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=fds,
+                cwd=None if task.directory is None else by_fd(task.directory),
+                env=_environment(),
             )
         except OSError as error:
             raise FastcopyError(
@@ -67,7 +76,8 @@ def _environment() -> Dict[str, str]:
 
 
 def _wait(process: subprocess.Popen[bytes], name: str, task: Task) -> None:
-    deadline = time.monotonic() + BOUND
+    bound = task.bound or BOUND
+    deadline = time.monotonic() + bound
     try:
         while True:
             try:
@@ -78,7 +88,7 @@ def _wait(process: subprocess.Popen[bytes], name: str, task: Task) -> None:
             if not task.alive():
                 raise Superseded(f"the front-end went away while {name} was run to {task.what}")
             if time.monotonic() > deadline:
-                raise FastcopyError(f"{name} did not {task.what} within {BOUND:.0f} s; repeat the action")
+                raise FastcopyError(f"{name} did not {task.what} within {bound:.0f} s; repeat the action")
     finally:
         if process.poll() is None:
             process.kill()

@@ -1,18 +1,20 @@
-"""qemu-img on a host: makes qcow2 disks, and makes them larger.
+"""qemu-img on a host: makes qcow2 disks, makes them larger, lays one over another, takes one out of a chain.
 
-It is given an open file, not a path, and the format, so it probes nothing and follows no name (`program.py`).
+It is given open files, or plain names in an open directory, and the format, so it probes nothing and follows no name
+out of that directory (`program.py`).
 """
 
 from __future__ import annotations
 
 import json
-from typing import Callable, List
+from typing import Callable, List, Optional
 
 from ..core.errors import FastcopyError, Refused
 from .program import Task, by_fd, run
 
 PROGRAM = "qemu-img"
 _PACKAGE = "qemu-utils"
+LONG = 3000.0  # seconds in which all of a disk is read, and much of it written. The front-end waits for 3600
 _RESERVE = "preallocation=falloc"
 
 
@@ -56,3 +58,30 @@ def _make(argv: List[str], fds: List[int], shown: str, alive: Callable[[], bool]
     problem = run(argv, fds, Task(f"make {shown}", shown, _PACKAGE, alive))
     if problem:
         raise FastcopyError(f"{PROGRAM} cannot make {shown}: {problem}")
+
+
+def make_overlay(fd: int, backing: str, size: int, shown: str, alive: Callable[[], bool]) -> None:
+    """Make the open file *fd* an empty qcow2 image of *size* bytes that rests on the file *backing* beside it.
+
+    That file is not opened: who calls has looked at it.
+    """
+    options = ["-u", "-F", "qcow2", "-b", backing]
+    _make([PROGRAM, "create", "-q", "-f", "qcow2", *options, by_fd(fd), str(size)], [fd], shown, alive)
+
+
+def rebase(tree: int, name: str, fd: int, base: Optional[str], shown: str, alive: Callable[[], bool]) -> None:
+    """Have the qcow2 image *name* in the directory *tree*, open as *fd*, rest on *base* there, or on nothing (None).
+
+    What it has from the files between is written into it, so its content stays.
+    """
+    argv = [PROGRAM, "rebase", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base or "", name]
+    task = Task(f"make {shown} independent of the snapshot", shown, _PACKAGE, alive, tree, LONG)
+    problem = run(argv, [fd], task)
+    if problem:
+        raise FastcopyError(f"{shown} cannot be made independent of the snapshot: {problem}")
+
+
+def same(tree: int, one: str, other: str, fd: int, shown: str, alive: Callable[[], bool]) -> bool:
+    """Whether a guest sees the same in two qcow2 images of a directory.  *fd* is one of them, whose lock is kept."""
+    argv = [PROGRAM, "compare", "-q", "-f", "qcow2", "-F", "qcow2", one, other]
+    return not run(argv, [fd], Task(f"compare {shown}", shown, _PACKAGE, alive, tree, LONG))

@@ -47,10 +47,12 @@ from ..core.move_messages import OpenMove
 from ..core.paths import has
 from ..core.receipt import Receipt
 from ..core.restore_messages import DropTree
+from ..core.snapshot_messages import SnapCreate, SnapCreateLive, SnapDelete, SnapRevert
 from ..core.staging import need_room, store_chunk
+from ..core.tree_messages import BeginTree, ListTree, Member, OpenMember, PublishTree
 from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
-from . import examine
+from . import examine, snapshots
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
@@ -64,6 +66,7 @@ from .removal import drop_tree, remove_directory, remove_disk, remove_moved
 from .room import room_for
 from .shelf import Shelf, Shelved, shelve
 from .standstill import recover
+from .trees import TreeInTheMaking, list_tree, open_for_reading
 from .upkeep import Upkeep
 from .volatile import Volatile
 
@@ -80,6 +83,7 @@ class Session:
         self._shelf, self._shelved = Shelf(files), list[Shelved]()
         self._upkeep: Optional[Upkeep] = None
         self._move: Optional[Move] = None
+        self._tree: Optional[TreeInTheMaking] = None
         self._cache_note = ""
         self._handlers: Dict[Type[Message], Callable[..., Message]] = {
             Open: self._open,
@@ -100,6 +104,15 @@ class Session:
             MakeDisk: self._make,
             GrowDisk: self._grow,
             DropTree: self._drop_tree,
+            SnapCreate: self._snapshot,
+            SnapCreateLive: self._snapshot,
+            SnapRevert: self._snapshot,
+            SnapDelete: self._snapshot,
+            ListTree: self._list_tree,
+            OpenMember: self._open_member,
+            BeginTree: self._begin_tree,
+            Member: self._take_member,
+            PublishTree: self._publish_tree,
         }
 
     def handle(self, message: Message) -> Message:
@@ -147,8 +160,7 @@ class Session:
         recover(self._files, directory)
         cache = None
         if message.create:
-            cache, self._cache_note = Cache.open(self._files, directory.base_fd, message.base)
-            self._intake = Intake(self._files, directory, cache, self._alive)
+            cache = self._receive_into(None)
         return Opened(bool(cache and cache.reflink), self._door.path, self._door.token, boot_id())
 
     def _keep(self, message: Message) -> Message:
@@ -266,6 +278,47 @@ class Session:
         self._live = True
         return self._read_from(open_live(self._files, directory, message, self._alive))
 
+    def _open_member(self, message: OpenMember) -> Message:
+        return self._read_from(open_for_reading(self._to_be_read(), message.name))
+
+    def _list_tree(self, message: ListTree) -> Message:
+        return list_tree(self._files, self._guarded(), message.format)
+
+    def _begin_tree(self, message: BeginTree) -> Message:
+        self._receiving()
+        if self._tree is not None:
+            raise ProtocolError("a tree is in the making already")
+        self._tree = TreeInTheMaking(self._files, self._guarded(), message, self._alive)
+        return Done()
+
+    def _take_member(self, message: Member) -> Message:
+        if self._tree is None:
+            raise ProtocolError("no tree is in the making")
+        place = self._tree.place(message.name) if message.name else None
+        self._end_intake()
+        self._receive_into(place)
+        return Done()
+
+    def _publish_tree(self, message: PublishTree) -> Message:
+        if self._tree is None:
+            raise ProtocolError("no tree is in the making")
+        self._door.close_and_wait()
+        self._end_intake()
+        return Published(self._tree.publish(message).encode(), "")
+
+    def _end_intake(self) -> None:
+        if self._intake:
+            self._intake.finish_tee()
+            self._intake.abandon()
+            self._intake = None
+
+    def _receive_into(self, place: Optional[Tuple[int, str]]) -> Optional[Cache]:
+        """Be ready for a disk, or a file of its tree; return the cache."""
+        directory = self._guarded()
+        cache, self._cache_note = Cache.open(self._files, directory.base_fd, directory.base)
+        self._intake = Intake(self._files, directory, cache, self._alive, place)
+        return cache
+
     def _to_be_read(self) -> VmDirectory:
         assert self._directory is not None
         if self._source is not None:
@@ -321,6 +374,9 @@ class Session:
             raise SourceChanged(f"{self._directory.disk} was written while it was read; repeat when its VM is off")
         return Done()
 
+    def _snapshot(self, message: snapshots.Wish) -> Message:
+        return snapshots.perform(self._files, self._guarded(), message, self._alive)
+
     def _make(self, message: MakeDisk) -> Message:
         self._receiving()
         return Volatile(self._files, self._guarded(), message, self._claim, self._alive).make()
@@ -349,12 +405,12 @@ class Session:
         self._door.reset()
         if self._source:
             os.close(self._source[0])
+        if self._tree:
+            self._tree.close()
         if self._directory:
             self._forget_live()
             self._directory.leave()
-        if self._intake:
-            self._intake.finish_tee()
-            self._intake.abandon()
+        self._end_intake()
         self._shelf.finish()
         for shelved in self._shelved:
             shelved.finish()

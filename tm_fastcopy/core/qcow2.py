@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Container, Dict, Optional, Tuple
 
 from .errors import Refused
 
@@ -27,6 +27,7 @@ _V3 = struct.Struct(">QQQII")
 _V3_LENGTH = _V2.size + _V3.size
 _EXTENSION = struct.Struct(">II")
 _EXTENSION_DATA_FILE = 0x44415441
+_EXTENSION_BACKING_FORMAT = 0xE2792ACA
 
 _DATA_FILE = 1 << 2
 # Dirty, corrupt, data file, compression type, extended L2 entries: what is known to change only how bytes are read.
@@ -39,7 +40,8 @@ _SHOWN = 200  # characters of a name from a header that a sentence repeats
 class Header:
     """What a header says: *size* is what a guest sees, in bytes; *backing* and *data_file* are names, or None.
 
-    *encryption* is 0 (none), 1 (AES) or 2 (LUKS); *snapshots* is the number of internal ones.
+    *encryption* is 0 (none), 1 (AES) or 2 (LUKS); *snapshots* is the number of internal ones.  *backing_format* is what
+    the header says that the backing file is; *l1_at* and *l1_size* are where the L1 table lies, and its entries.
     """
 
     version: int
@@ -48,6 +50,9 @@ class Header:
     data_file: Optional[str]
     encryption: int
     snapshots: int
+    backing_format: Optional[str] = None
+    l1_at: int = field(default=0, compare=False)
+    l1_size: int = field(default=0, compare=False)
 
 
 def read(fd: int, shown: str) -> Header:
@@ -85,7 +90,19 @@ def parse(raw: bytes, length: int, shown: str) -> Header:
     data_file = extensions.get(_EXTENSION_DATA_FILE)
     if data_file is None and features & _DATA_FILE:
         data_file = ""
-    return Header(version, size, backing, data_file, encryption, snapshots)
+    format = extensions.get(_EXTENSION_BACKING_FORMAT)
+    return Header(version, size, backing, data_file, encryption, snapshots, format, l1_at, l1_size)
+
+
+def holds_nothing(fd: int, header: Header) -> bool:
+    """Whether no cluster was ever written into an image: what `qemu-img create` leaves, until a guest writes."""
+    at, end = header.l1_at, header.l1_at + header.l1_size * 8
+    while at < end:
+        entries = os.pread(fd, min(_FIRST, end - at), at)
+        if not entries or any(entries):
+            return False
+        at += len(entries)
+    return header.snapshots == 0
 
 
 def _name(raw: bytes, at: int, length: int, cluster: int, shown: str) -> Optional[str]:
@@ -129,16 +146,33 @@ def is_outside(name: str) -> bool:
 def check_stand_alone(header: Header, shown: str) -> None:
     """Raise `Refused`, with the reason, if the image names another file."""
     for what, name in _named(header):
-        text = name[:_SHOWN].encode("ascii", "backslashreplace").decode()
-        if is_outside(name):
-            raise Refused(
-                f"{shown} names the {what} {text!r} outside its own directory: it is refused, because it would let "
-                "whoever uses it read that file"
-            )
+        _check_inside(what, name, shown)
         raise Refused(
-            f"{shown} has the {what} {text!r}: disks that consist of several files are not carried by this driver "
-            "yet; make it one file with `qemu-img convert`"
+            f"{shown} has the {what} {_printable(name)!r}: disks that consist of several files are not carried by this "
+            "driver yet; make it one file with `qemu-img convert`"
         )
+
+
+def check_in_tree(header: Header, names: Container[str], shown: str) -> None:
+    """Raise `Refused`, with the reason, if a file of a tree names a file other than the tree's *names*."""
+    for what, name in _named(header):
+        _check_inside(what, name, shown)
+        if name not in names or name == header.data_file:
+            raise Refused(f"{shown} has the {what} {_printable(name)!r}, which is not in its own tree: it is refused")
+    if header.backing is not None and header.backing_format not in (None, "qcow2"):
+        raise Refused(f"{shown} says that its backing file is of another format than qcow2: it is refused")
+
+
+def _check_inside(what: str, name: str, shown: str) -> None:
+    if is_outside(name):
+        raise Refused(
+            f"{shown} names the {what} {_printable(name)!r} outside its own directory: it is refused, because it would "
+            "let whoever uses it read that file"
+        )
+
+
+def _printable(name: str) -> str:
+    return name[:_SHOWN].encode("ascii", "backslashreplace").decode()
 
 
 def _named(header: Header) -> Tuple[Tuple[str, str], ...]:

@@ -19,7 +19,7 @@ import errno
 import os
 import re
 import stat
-from typing import Callable, NamedTuple
+from typing import Callable, Collection, NamedTuple
 
 from .errors import Refused, Superseded
 from .files import Files
@@ -106,10 +106,10 @@ def _is_nothing(tree: int, name: str, final: str) -> bool:
 # --- publishing --------------------------------------------------------------------------------------------------
 
 
-def open_staging_tree(files: Files, parent: int, final: str) -> int:
-    """A descriptor of the directory in which the tree of *final* is staged; only a staging file may be left in it.
+def open_staging_tree(files: Files, parent: int, final: str, members: Collection[str] = (ACTIVE,)) -> int:
+    """A descriptor of the directory in which the tree of *final* is staged; only staging files may be left in it.
 
-    Finishes or undoes first what was cut off.  The file is staged as `staging_name(ACTIVE)`.
+    Finishes or undoes first what was cut off.  A file of *members* is staged as `staging_name` of its name.
     """
     settle(files, parent, final)
     name = staging_name(tree_name(final))
@@ -121,8 +121,9 @@ def open_staging_tree(files: Files, parent: int, final: str) -> int:
     try:
         # The rest is an old tree whose successor has its name, or a tree that was not published.  An old tree's
         # active file must not be written: something may still have it open.
+        kept = {staging_name(member) for member in members}
         for left in os.listdir(tree):
-            if left != staging_name(ACTIVE):
+            if left not in kept:
                 remove_tree(files, tree, left, left)
     except BaseException:
         os.close(tree)
@@ -174,6 +175,103 @@ def publish_tree(
     return receipt
 
 
+def publish_members(
+    files: Files,
+    parent: int,
+    tree: int,
+    final: str,
+    path: str,
+    active: str,
+    last_look: Callable[[], None] = lambda: None,
+) -> None:
+    """Give the staging tree, open as *tree*, its place: its files have their names in it, and are durable.
+
+    *active* is the number that the link *final* leads to afterwards ("": there is none, the disk lies beside the tree).
+    What stood there before is replaced, and removed: its successor is whole and durable, and has its name.
+    """
+    link = staging_name(final)
+    _drop_intent(files, parent, final)
+    if active:
+        _write_intent(files, tree, active)
+        files.unlink(parent, link)
+        files.make_link(parent, link, f"{tree_name(final)}/{active}")
+    files.sync_directory(tree)
+    files.sync_directory(parent)
+    last_look()
+    if not is_named(parent, staging_name(tree_name(final)), tree):
+        raise Superseded(f"another action has taken the staging tree of {path} away; repeat this one")
+    _take_place(files, parent, final)
+    if active:
+        files.rename(parent, link, final)
+    files.sync_directory(parent)
+    files.unlink(tree, INTENT)
+    for old in (staging_name(tree_name(final)), aside_name(final)):
+        if not is_named(parent, old, tree):
+            remove_tree(files, parent, old, old)
+
+
+INTENT = staging_name("active")
+"""In a tree whose link may not have its name yet: the number that the link is to lead to."""
+
+
+def _write_intent(files: Files, tree: int, active: str) -> None:
+    files.unlink(tree, INTENT)
+    fd = files.create(tree, INTENT)
+    try:
+        files.write(fd, active.encode(), 0)
+        files.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def _drop_intent(files: Files, parent: int, final: str) -> None:
+    """An intent that is left from before must not be taken for one of what comes now."""
+    status = has(parent, tree_name(final))
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        return
+    old = open_directory(parent, tree_name(final), tree_name(final))
+    try:
+        if has(old, INTENT) is not None:
+            files.unlink(old, INTENT)
+            files.sync_directory(old)
+    finally:
+        os.close(old)
+
+
+def _follow_intent(files: Files, parent: int, final: str) -> None:
+    """Rename the link if its tree has its name already, and nothing else has happened since."""
+    link = staging_name(final)
+    status = has(parent, link)
+    if status is None or not stat.S_ISLNK(status.st_mode) or has(parent, tree_name(final)) is None:
+        return
+    tree = open_directory(parent, tree_name(final), tree_name(final))
+    try:
+        try:
+            fd = os.open(INTENT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=tree)
+        except OSError:
+            return
+        try:
+            number = os.read(fd, 16).decode("ascii", "replace")
+        finally:
+            os.close(fd)
+        if os.readlink(link, dir_fd=parent) == f"{tree_name(final)}/{number}" and has(tree, number) is not None:
+            files.rename(parent, link, final)
+            files.sync_directory(parent)
+            files.unlink(tree, INTENT)
+    finally:
+        os.close(tree)
+
+
+def point_link(files: Files, parent: int, final: str, number: str, last_look: Callable[[], None]) -> None:
+    """Have the link *final* lead to the file *number* of its tree, in one step, durably."""
+    link = staging_name(final)
+    last_look()
+    files.unlink(parent, link)
+    files.make_link(parent, link, f"{tree_name(final)}/{number}")
+    files.rename(parent, link, final)
+    files.sync_directory(parent)
+
+
 def _take_place(files: Files, parent: int, final: str) -> None:
     """Give the staged tree its name, and the old one, if there is one, the staging name or the one aside."""
     staging, name = staging_name(tree_name(final)), tree_name(final)
@@ -197,11 +295,13 @@ def settle(files: Files, parent: int, final: str) -> None:
     """
     aside, name = aside_name(final), tree_name(final)
     if has(parent, aside) is None:
+        _follow_intent(files, parent, final)
         return
     if has(parent, name) is None:
         files.rename(parent, aside, name)
         files.sync_directory(parent)
         return
+    _follow_intent(files, parent, final)
     if not _leads_somewhere(parent, final):
         link = staging_name(final)
         files.unlink(parent, link)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Iterable, List, Optional, Tuple
 
+from ..core.chain import check_whole, list_members, open_member
 from ..core.errors import FastcopyError, Refused, SourceChanged, classify
 from ..core.extents import data_runs
 from ..core.files import Files
@@ -16,8 +17,8 @@ from ..core.hashing import Page, hash_page
 from ..core.identity import Identity
 from ..core.manifest import DIGEST_SIZE, MAX_CHUNKS, Manifest
 from ..core.messages import PAGE_CHUNKS
-from ..core.paths import open_parent, relative_to_any
-from ..core.tree import Active, check_alone, find_active
+from ..core.paths import has, open_directory, open_parent, relative_to_any
+from ..core.tree import Active, check_alone, find_active, settle, tree_name
 
 _HASH_PAGE = 128  # chunks hashed in one go, 32 MiB: small enough that lanes begin at once
 
@@ -119,6 +120,71 @@ def open_place(base: str, rest: str, path: str, format: str) -> Active:
         return active
     finally:
         os.close(parent)
+
+
+class ImageTree:
+    """The files of an image that consists of several: *names* in the directory beside it, open as *tree*.
+
+    *active* is the one that is the image ("": the image lies beside them).
+    """
+
+    def __init__(self, path: str, base: str, rest: str, tree: int, active: str) -> None:
+        self.path, self._base, self._rest, self.tree, self.active = path, base, rest, tree, active
+        self.shown = tree_name(path)
+        self.names = list_members(tree, self.shown)
+
+    @classmethod
+    def find(cls, path: str, bases: Iterable[str], format: str) -> Optional[ImageTree]:
+        """The tree of an image; None if the image is one file, also if that lies in a tree by itself.
+
+        `Refused` if a file in it is not what it must be.
+        """
+        base, rest = relative_to_any(path, bases)
+        try:
+            parent, final = open_parent(base, rest)
+        except FileNotFoundError:
+            return None
+        try:
+            status = has(parent, tree_name(final))
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                return None
+            active = _active_in(parent, final, path) if format == "qcow2" else ""
+            if active is None:
+                return None
+            tree = open_directory(parent, tree_name(final), tree_name(path))
+        finally:
+            os.close(parent)
+        try:
+            found = cls(path, base, rest, tree, active)
+            if found.names and found.names != [active]:
+                if active:
+                    check_whole(tree, active, found.shown)
+                return found
+        except BaseException:
+            os.close(tree)
+            raise
+        os.close(tree)
+        return None
+
+    def open(self, name: str) -> Image:
+        """Open one of its files for reading."""
+        fd = open_member(self.tree, name, self.shown)
+        return Image(f"{self.shown}/{name}", fd, self._base, f"{tree_name(self._rest)}/{name}")
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self.tree)
+
+
+def _active_in(parent: int, final: str, path: str) -> Optional[str]:
+    """The name of the active file, if it lies in the tree."""
+    settle(Files(), parent, final)
+    try:
+        active = find_active(parent, final, path)
+    except FileNotFoundError:
+        return None
+    os.close(active.directory)
+    return active.name if active.in_tree else None
 
 
 class ManifestStore:

@@ -63,6 +63,7 @@ class Vm:
 
     *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
     *before* is the datastore of the record before the last, if there are two.
+    *freeze* is how its file systems are brought to rest for a backup ("NONE", "AGENT", "SUSPEND").
     """
 
     id: int
@@ -72,6 +73,7 @@ class Vm:
     deploy_id: str = ""
     hypervisor: str = ""
     before: Optional[int] = None
+    freeze: str = "NONE"
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Oned:
             (root.findtext("DEPLOY_ID") or "")[:_MAX_NAME],
             (records[seq].findtext("VM_MAD") or "")[:_MAX_NAME] if records else "",
             None if before is None else _int(records[before].findtext("DS_ID")) or 0,
+            (root.findtext("BACKUPS/BACKUP_CONFIG/FS_FREEZE") or "NONE").upper()[:_MAX_NAME],
         )
 
     def datastores(self) -> Dict[int, Datastore]:

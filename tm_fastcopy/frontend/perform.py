@@ -13,6 +13,7 @@ from .call import Call
 ACTIONS = (
     "clone", "ln", "mvds", "cpds", "delete", "mkimage", "mkswap", "context", "resize", "restore",
     "mv", "premigrate", "postmigrate", "failmigrate",
+    "snap_create", "snap_create_live", "snap_revert", "snap_delete",
 )  # fmt: skip
 _LONGEST = 2000  # characters; oned keeps an error in a VM's attribute
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Sequence
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..core import qcow2
 from ..core.assembly import Assembly
+from ..core.chain import open_member
 from ..core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError, Refused, classify
 from ..core.files import Files, free_bytes, room
 from ..core.identity import Identity, backdate
@@ -22,10 +23,11 @@ from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, c
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
 from ..core.paths import has, relative_to_any
 from ..core.plan import Place
-from ..core.publish import Staged, replace, staging_name
+from ..core.publish import Staged, publish, replace, staging_name
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room, store_chunk
 from ..core.tree import tree_name
+from ..core.tree_messages import OpenMember
 from ..core.wire import Done, Message, expect
 from .cache_options import cache_options
 from .compression import Compression, Slice
@@ -38,6 +40,18 @@ from .threads import in_thread
 
 _SCAN_PAGE = 256  # chunks, 64 MiB: small enough that lanes begin while the rest of the disk is read
 _NEW_IMAGE_MODE = 0o660
+
+
+class Slot(NamedTuple):
+    """One file of a tree in the making: the open staging tree, its name there, the old tree, if there is one, and
+    whether the old image is a file of its own.
+    """
+
+    tree: int
+    name: str
+    old: Optional[int]
+    flat: bool
+
 
 @dataclass(frozen=True)
 class Pulled:
@@ -103,18 +117,25 @@ class Pull:
         seed: Optional[str] = None,
         opening: Optional[Message] = None,
         keep: bool = False,
+        member: Optional[Slot] = None,
     ) -> None:
         self._phases = phases or Phases()
-        self._seed, self._opening = seed, opening or OpenSource(format)
+        self._seed = seed
+        self._opening = opening or (OpenMember(member.name) if member else OpenSource(format))
         self._options = cache_options(settings) if keep else None
         self._host, self._path, self._bases, self._store, self._files = host, path, list(bases), store, files
         self._lanes, self._compression = settings.lanes, Compression(settings.compression)
         self._slices: Dict[int, Slice] = {}
         self._pool: Optional[LanePool] = None
         self._format = format
-        place = open_place(*relative_to_any(path, self._bases), path, format)
-        self._directory, self._name = place.directory, place.name
-        self._file = f"{tree_name(path)}/{place.name}" if place.in_tree else path
+        self._member = member
+        if member:
+            self._directory, self._name = os.dup(member.tree), member.name
+            self._file = f"{tree_name(path)}/{member.name}"
+        else:
+            place = open_place(*relative_to_any(path, self._bases), path, format)
+            self._directory, self._name = place.directory, place.name
+            self._file = f"{tree_name(path)}/{place.name}" if place.in_tree else path
         self._sink: Optional[Sink] = None
         self._fetched = 0
         self._needed = 0
@@ -132,7 +153,8 @@ class Pull:
             check_geometry(source.size, chunk_size_for(source.size))
             self._phases.enter("image")
             old = await in_thread(self._old_image)
-            if old and self._seed is None and self._format == "raw" and source.size < old.image.size:
+            alone = self._seed is None and not self._member
+            if old and alone and self._format == "raw" and source.size < old.image.size:
                 raise Refused(
                     f"the disk has {source.size} bytes and its image {old.image.size}: disks do not shrink, so this "
                     "one is damaged; the image stays as it is"
@@ -168,16 +190,9 @@ class Pull:
 
     def _old_image(self) -> Optional[_OldImage]:
         """Open the image that will be replaced, or the seed, with its manifest; None if there is none."""
-        replaced = has(self._directory, self._name) is not None
-        path = self._path if replaced else self._seed
-        if not path:
+        image, replaced = self._open_member() if self._member else self._open_image()
+        if image is None:
             return None
-        try:
-            image = Image.open(path, self._bases, self._format)
-        except FastcopyError:
-            if replaced:
-                raise
-            return None  # a seed is only ever a help
         try:
             chunk = chunk_size_for(image.size)
             manifest = self._store.get(image)
@@ -191,6 +206,32 @@ class Pull:
         except BaseException:
             image.close()
             raise
+
+    def _open_image(self) -> Tuple[Optional[Image], bool]:
+        """The image that will be replaced, or the seed; and whether it is the former."""
+        replaced = has(self._directory, self._name) is not None
+        path = self._path if replaced else self._seed
+        if not path:
+            return None, False
+        try:
+            return Image.open(path, self._bases, self._format), replaced
+        except FastcopyError:
+            if replaced:
+                raise
+            return None, False  # a seed is only ever a help
+
+    def _open_member(self) -> Tuple[Optional[Image], bool]:
+        """The file of the old tree that has the same name, or what it was most likely made of.  It is not replaced."""
+        assert self._member is not None
+        old = self._member.old
+        if old is not None and has(old, self._name) is not None:
+            return Image(self._file, open_member(old, self._name, tree_name(self._path))), False
+        # An image of one file is what the first of the tree's files was made of, or (raw) what all were.
+        return (Image.open(self._path, self._bases, "raw") if self._member.flat else None), False
+
+    def _publish_member(self, staging: Staging, manifest: Manifest, source: Source) -> Receipt:
+        staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
+        return publish(self._files, staged, self._name, self._file, (source.mode & 0o777) | 0o600)
 
     def _stage(self, size: int) -> Staging:
         staging = Staging.open(self._files, self._directory, staging_name(self._name), size)
@@ -221,8 +262,10 @@ class Pull:
             await self._close_source(manifest)
             if old and old.replaced:
                 old.image.check()
-            if self._format == "qcow2":
+            if self._format == "qcow2" and not self._member:
                 await in_thread(self._check_header, staging, old)
+            if self._member:
+                return await in_thread(self._publish_member, staging, manifest, source)
             return await in_thread(self._publish, staging, manifest, mode)
         finally:
             table.close()

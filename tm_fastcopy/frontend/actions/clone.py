@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
+from typing import List, Optional
 
 from ...core import qcow2
 from ...core.errors import FastcopyError
 from ...core.paths import DiskPath, disk_path
 from ..arguments import Endpoint, exactly, number
 from ..call import Call, check_owner, datastore_of
-from ..image import Image
+from ..host import Host
+from ..image import Image, ImageTree
 from ..oned import Disk, Vm, check_format
 from ..push import Push, Pushed, Wanted
+from ..push_tree import PushTree
 from ..threads import in_thread
 
 _MIB = 1024 * 1024
@@ -45,16 +47,28 @@ async def _clone(call: Call, source: str, endpoint: Endpoint, vm_id: int, store_
     call.settings = call.settings_for(datastore_of(stores, str(disk), system=True), origin)
     call.phases.enter("image")
     images = [store.base_path for store in stores.values() if not store.system]
-    image = await in_thread(Image.open, Endpoint.parse(source).path, images, format)
+    path = Endpoint.parse(source).path
+    tree = await in_thread(ImageTree.find, path, images, format) if attributes else None
     try:
-        wanted = _wanted(attributes, format, image)
-        pushed = await _push(call, endpoint.host, disk, vm.seq, image, wanted)
+        image = await in_thread(_open, path, images, format, tree)
+    except BaseException:
+        if tree:
+            tree.close()
+        raise
+    try:
+        wanted = _wanted(attributes, format, image, tree)
+        if tree:
+            pushed = await _push_tree(call, endpoint.host, disk, vm.seq, tree, image, wanted)
+        else:
+            pushed = await _push(call, endpoint.host, disk, vm.seq, image, wanted)
     except FastcopyError as error:
-        raise type(error)(f"cannot clone {image.path} to {destination}: {error}") from error
+        raise type(error)(f"cannot clone {path} to {destination}: {error}") from error
     finally:
         image.close()
+        if tree:
+            tree.close()
     call.log(
-        f"{image.path} is {disk} on {endpoint.host}: {pushed.how}, chunks sent {pushed.sent / _MIB:.1f} MiB "
+        f"{path} is {disk} on {endpoint.host}: {pushed.how}, chunks sent {pushed.sent / _MIB:.1f} MiB "
         f"({pushed.packed / _MIB:.1f} MiB packed where they shrink), on the wire {pushed.wire / _MIB:.1f} MiB; "
         f"{call.phases}"
     )
@@ -79,6 +93,24 @@ async def _push(call: Call, name: str, disk: DiskPath, seq: int, image: Image, w
         )
 
 
+def _open(path: str, images: List[str], format: str, tree: Optional[ImageTree]) -> Image:
+    """The image's file; its tree was looked at, if it has one."""
+    return tree.open(tree.active) if tree and tree.active else Image.open(path, images, format)
+
+
+async def _push_tree(
+    call: Call, name: str, disk: DiskPath, seq: int, tree: ImageTree, image: Image, wanted: Wanted
+) -> Pushed:
+    """One conversation, in which every file of the image travels."""
+    machine = call.machine()
+
+    async def work(host: Host) -> Pushed:
+        push = PushTree(host, tree, wanted, call.store, call.settings, machine, call.phases)
+        return await push.run(image)
+
+    return await call.converse(name, disk, seq, True, work)
+
+
 def _attributes(vm: Vm, disk: DiskPath) -> Optional[Disk]:
     """What oned says of the disk; None for a boot file (kernel, initrd)."""
     match = re.fullmatch(r"disk\.([0-9]+)", disk.name)
@@ -89,7 +121,7 @@ def _attributes(vm: Vm, disk: DiskPath) -> Optional[Disk]:
     return vm.disks[int(match.group(1))]
 
 
-def _wanted(attributes: Optional[Disk], format: str, image: Image) -> Wanted:
+def _wanted(attributes: Optional[Disk], format: str, image: Image, tree: Optional[ImageTree] = None) -> Wanted:
     """Size, mode and sparseness of the disk; boot files are the image as it is."""
     if attributes is None:
         return Wanted(image.size, image.mode, True)
@@ -99,5 +131,6 @@ def _wanted(attributes: Optional[Disk], format: str, image: Image) -> Wanted:
     if format == "raw":
         return Wanted(max(image.size, grown), image.mode, attributes.sparse)
     header = qcow2.read(image.fd, image.path)
-    qcow2.check_stand_alone(header, image.path)
+    if tree is None:
+        qcow2.check_stand_alone(header, image.path)
     return Wanted(image.size, image.mode, attributes.sparse, format, grown if grown > header.size else 0)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from ...core.errors import FastcopyError
 from ...core.paths import disk_path, relative_to_any
+from ...core.tree_messages import ListTree, TreeListed
 from ..arguments import Endpoint, exactly, number
 from ..call import Call, check_owner, datastore_of
 from ..host import Host
 from ..oned import check_format
 from ..pull import Pull, Pulled
+from ..pull_tree import PullTree, is_tree
 from ..threads import in_thread
 
 _MIB = 1024 * 1024
@@ -42,6 +44,10 @@ async def _bring_back(call: Call, endpoint: Endpoint, target: str, vm_id: int, s
     try:
 
         async def pull(host: Host) -> Pulled:
+            listed = await host.ask(ListTree(format), TreeListed)
+            if await in_thread(is_tree, target, images, format, listed):
+                parts = call.store, call.settings, call.files, format, call.phases, listed
+                return await (await in_thread(PullTree, host, target, images, *parts)).run()
             common = call.store, call.settings, call.files, format, call.phases
             made = await in_thread(lambda: Pull(host, target, images, *common, keep=True))
             return await made.run()

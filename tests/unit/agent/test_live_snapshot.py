@@ -1,0 +1,301 @@
+# ruff: noqa: F401, F811 (fixtures of another module)
+"""Snapshots of a VM that runs, with a virsh that does to files what the VM would do (`fake_virsh.py`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import pytest
+
+from tests.support import NO_SHARING, RecordingFiles, qemu_img
+from tests.unit.agent.test_snapshots import (
+    MIB,
+    active,
+    ask,
+    create,
+    put,
+    refused,
+    revert,
+    seen,
+    shown,
+    state,
+    tree,
+    vm,
+    write_flat,
+)
+from tm_fastcopy.agent import live_snapshot as module
+from tm_fastcopy.core.errors import FastcopyError, ProtocolError, Superseded
+from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.snapshot_messages import SnapCreateLive, SnapDelete, Snapped
+
+
+class Running:
+    """VM 42, as libvirt sees it."""
+
+    def __init__(self, home: Path, vm: Path) -> None:
+        self.home, self.vm = home, vm
+        shutil.copyfile(Path(__file__).with_name("fake_virsh.py"), home / "virsh")
+        (home / "virsh").chmod(0o700)
+        self.starts()
+
+    def starts(self) -> None:
+        """The VM is deployed, which follows the disk's link."""
+        path = self.vm / "disk.0"
+        (self.home / "source").write_text(str(active(self.vm) if path.is_symlink() else path))
+
+    def writes(self, letter: str) -> None:
+        """Its guest writes."""
+        link = self.vm / "disk.0"
+        before = os.readlink(link)
+        os.unlink(link)
+        os.symlink(os.path.relpath(self.source, self.vm), link)
+        put(self.vm, letter)
+        os.unlink(link)
+        os.symlink(before, link)
+
+    @property
+    def source(self) -> str:
+        """What it writes to."""
+        return (self.home / "source").read_text()
+
+    def fails(self, what: str) -> None:
+        """A call fails, early ("fail-suspend") or late ("late-suspend")."""
+        (self.home / what).touch()
+
+    def mends(self) -> None:
+        """No call fails."""
+        for path in [*self.home.glob("fail-*"), *self.home.glob("late-*")]:
+            path.unlink()
+
+    @property
+    def calls(self) -> List[str]:
+        """The calls so far that change something: their first words."""
+        lines = (self.home / "log").read_text().splitlines() if (self.home / "log").exists() else []
+        return [line.split(" ")[0] for line in lines if line != "dumpxml"]
+
+
+@pytest.fixture
+def running(tmp_path: Path, vm: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """VM 42 runs; a test makes its disk first."""
+    home = tmp_path / "libvirt"
+    home.mkdir()
+    if not os.path.lexists(vm / "disk.0"):
+        write_flat(vm, b"one")
+    monkeypatch.setattr(module, "VIRSH", str(home / "virsh"))
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+    yield Running(home, vm)
+
+
+def live(
+    base: Path, number: int, format: str = "qcow2", freeze: str = "none", files: Any = None, container: bool = False
+) -> Any:
+    return ask(base, SnapCreateLive(number, format, True, "one-42", "vda", container, freeze), files)
+
+
+class Sharing(Files):
+    """A file system that can share blocks, wherever the test runs: it copies."""
+
+    def __init__(self) -> None:
+        self.clones: List[str] = []
+
+    def clone(self, target: int, source: int) -> bool:
+        size = os.fstat(source).st_size
+        self.clones.append(os.readlink(f"/proc/self/fd/{target}"))
+        self.copy_range(target, source, 0, size, 0)
+        return True
+
+
+# --- overlays ----------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_of_a_running_vm(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    assert isinstance(live(base, 0), Snapped)
+    assert running.source == f"{tree}/1" and os.readlink(vm / "disk.0") == "disk.0.snap/1"
+    running.writes("b")
+    assert isinstance(live(base, 1, freeze="agent"), Snapped)
+    assert isinstance(live(base, 1), Snapped)  # once more: it is there
+    running.writes("c")
+    assert shown(tree) == {"0": (None, "aa"), "1": ("0", "abb"), "2": ("1", "abcc")}
+    assert running.calls == ["snapshot-create-as", "domfsfreeze", "snapshot-create-as", "domfsthaw"]
+    assert sorted(os.listdir(vm)) == ["disk.0", "disk.0.snap"]
+
+
+@pytest.mark.parametrize("what", ["fail-dumpxml", "fail-domfsfreeze", "fail-snapshot-create-as"])
+def test_a_vm_that_does_not_want_to(base: Path, vm: Path, tree: Path, running: Running, what: str) -> None:
+    create(base, 0)
+    put(vm, "b")
+    running.starts()
+    before = shown(tree)
+    running.fails(what)
+    refused(live(base, 1, freeze="agent"), what.split("-", 1)[1], "the VM does not want to")
+    assert shown(tree) == before and os.readlink(vm / "disk.0") == "disk.0.snap/1"
+    assert sorted(os.listdir(vm)) == ["disk.0", "disk.0.snap"]
+    running.mends()
+    assert isinstance(live(base, 1), Snapped)
+    assert running.source == f"{tree}/2"
+
+
+def test_an_answer_that_was_lost(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    """The VM writes to the new file by now, and the call has failed: the link must stay with the VM."""
+    running.fails("late-snapshot-create-as")
+    assert isinstance(live(base, 0), Snapped)
+    assert running.source == f"{tree}/1" and os.readlink(vm / "disk.0") == "disk.0.snap/1"
+
+
+def test_between_link_and_vm_nothing_is_lost(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    """Cut off right before the VM was asked: what it writes meanwhile is what the link leads to."""
+
+    class Gone(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Gone
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Gone):
+        patched.setattr(module.Virsh, "overlay", die)
+        live(base, 0)
+    running.writes("b")
+    assert running.source == f"{tree}/0" and os.readlink(vm / "disk.0") == "disk.0.snap/1"
+    assert seen(active(vm)) == "abb"  # were it powered off now, it would go on from here
+    assert isinstance(live(base, 0), Snapped)
+    assert running.source == f"{tree}/1"
+    running.writes("c")
+    assert shown(tree) == {"0": (None, "abb"), "1": ("0", "abcc")}
+
+
+def test_a_link_that_stock_did_not_get_to(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "0", tree / "1", 4 * MIB)
+    (running.home / "source").write_text(f"{tree}/1")
+    running.writes("b")
+    assert isinstance(live(base, 0), Snapped)
+    assert os.readlink(vm / "disk.0") == "disk.0.snap/1"
+    assert shown(tree) == {"0": (None, "aa"), "1": ("0", "abb")}
+
+
+def test_containers_have_no_overlays(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    before = state(vm)
+    refused(live(base, 0, container=True), "container", "power it off")
+    assert state(vm) == before
+
+
+# --- what a running VM rests on is removed -----------------------------------------------------------------------
+
+
+def remove(base: Path, number: int) -> Any:
+    return ask(base, SnapDelete(number, "qcow2", True, "one-42", "vda"))
+
+
+def test_a_snapshot_that_a_running_vm_rests_on(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    for number, letter in enumerate("bc"):
+        live(base, number)
+        running.writes(letter)
+    refused(remove(base, 0), "snapshot 0", "lies between")
+    running.fails("fail-blockpull")
+    refused(remove(base, 1), "blockpull")
+    assert shown(tree) == {"0": (None, "aa"), "1": ("0", "abb"), "2": ("1", "abcc")}
+    running.mends()
+    assert isinstance(remove(base, 1), Snapped)
+    assert shown(tree) == {"0": (None, "aa"), "2": ("0", "abcc")}
+    assert isinstance(remove(base, 0), Snapped)
+    assert shown(tree) == {"2": (None, "abcc")}
+    assert running.source == f"{tree}/2"
+
+
+def test_a_snapshot_on_another_branch(base: Path, vm: Path, tree: Path, running: Running) -> None:
+    create(base, 0)
+    put(vm, "b")
+    create(base, 1)
+    put(vm, "c")
+    create(base, 2)
+    revert(base, 0)
+    put(vm, "d")
+    running.starts()
+    assert shown(tree) == {"0": (None, "aa"), "1": ("0", "abb"), "2": ("1", "abcc"), "3": ("0", "add")}
+    assert isinstance(remove(base, 1), Snapped)
+    assert shown(tree) == {"0": (None, "aa"), "2": ("0", "abcc"), "3": ("0", "add")}
+    assert isinstance(remove(base, 0), Snapped)  # the VM rests on it, and so does another
+    assert shown(tree) == {"2": (None, "abcc"), "3": (None, "add")}
+    assert running.calls == ["blockpull"]
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("freeze", "calls"), [
+    ("none", ["suspend", "resume"]), ("suspend", ["suspend", "resume"]), ("agent", ["domfsfreeze", "domfsthaw"]),
+])
+def test_a_reflink_while_the_vm_stands_still(
+    base: Path, vm: Path, running: Running, freeze: str, calls: List[str]
+) -> None:
+    files = Sharing()
+    assert isinstance(live(base, 0, "raw", freeze, files), Snapped)
+    assert running.calls == calls
+    assert (vm / "disk.0.snap/0").read_bytes() == (vm / "disk.0").read_bytes()
+    assert len(files.clones) == 2  # once before, so that the guest does not wait for what is dirty
+    assert os.listdir(vm / "disk.0.snap") == ["0"]
+
+
+@pytest.mark.parametrize(("freeze", "calls"), [
+    ("none", ["blockcopy"]), ("agent", ["domfsfreeze", "blockcopy", "domfsthaw"]),
+])
+def test_a_copy_by_the_hypervisor(
+    base: Path, vm: Path, running: Running, freeze: str, calls: List[str]
+) -> None:
+    files = RecordingFiles(lacking=NO_SHARING)
+    assert isinstance(live(base, 0, "raw", freeze, files), Snapped)
+    assert running.calls == calls
+    assert (vm / "disk.0.snap/0").read_bytes() == (vm / "disk.0").read_bytes()
+    assert os.listdir(vm / "disk.0.snap") == ["0"]
+
+
+@pytest.mark.parametrize("what", ["fail-suspend", "late-suspend", "fail-blockcopy", "fail-resume"])
+def test_a_vm_that_does_not_want_to_be_copied(base: Path, vm: Path, running: Running, what: str) -> None:
+    files = RecordingFiles(lacking=NO_SHARING) if "blockcopy" in what else Sharing()
+    running.fails(what)
+    refused(live(base, 0, "raw", files=files), what.split("-")[1])
+    assert os.listdir(vm / "disk.0.snap") == []
+    assert "suspend" not in running.calls or "resume" in running.calls  # it does not stand for ever
+    running.mends()
+    assert isinstance(live(base, 0, "raw", files=Sharing()), Snapped)
+
+
+def test_a_container_stands_still(
+    base: Path, vm: Path, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sudo").write_text(f'#!/bin/sh\necho "$2" >> {running.home}/log\n')
+    (tmp_path / "sudo").chmod(0o700)
+    monkeypatch.setattr(module, "SUDO", str(tmp_path / "sudo"))
+    for number, files in enumerate((Sharing(), RecordingFiles(lacking=NO_SHARING))):
+        assert isinstance(live(base, number, "raw", files=files, container=True), Snapped)
+        assert (vm / f"disk.0.snap/{number}").read_bytes() == (vm / "disk.0").read_bytes()
+    assert running.calls == ["lxc-freeze", "lxc-unfreeze"] * 2
+
+
+# --- the program -------------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_hangs(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(FastcopyError, match="`sleep 60` did not end within"):
+        module.run(["sleep", "60"], "sleep 60", lambda: True, 0.1)
+    with pytest.raises(Superseded, match="went away"):
+        module.run(["sleep", "60"], "sleep 60", lambda: False, 1000.0)
+    assert time.monotonic() - started < 30
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(FastcopyError, match="`virsh x` cannot be run on this host: No such file"):
+        module.run(["/no/virsh", "x"], "virsh x", lambda: True, 1.0)
+
+
+@pytest.mark.parametrize(("domain", "target"), [("-rf", "vda"), ("one 42", "vda"), ("one-42", "vda,file=/x"), (
+    "one-42", "--all")])
+def test_words_that_a_program_would_misread(domain: str, target: str) -> None:
+    with pytest.raises(ProtocolError):
+        SnapCreateLive(0, "raw", True, domain, target, False, "none")
+    with pytest.raises(ProtocolError):
+        SnapDelete(0, "raw", True, domain, target)
