@@ -21,6 +21,7 @@ from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.codec import decode, encode
 from tm_fastcopy.core.errors import FastcopyError, LinkLost
 from tm_fastcopy.core.paths import DiskPath
+from tm_fastcopy.frontend import asyncssh_link
 from tm_fastcopy.frontend.asyncssh_link import AsyncsshDialer, HostOptions, NotSpoken, WithFallback
 from tm_fastcopy.frontend.bundle import Bundles
 from tm_fastcopy.frontend.channel import Channel
@@ -517,3 +518,33 @@ def test_a_login_that_is_refused_is_for_the_ssh_program_to_explain(machine: Mach
             machine.converse(_nothing)
     finally:
         key.write_text(before)
+
+
+def test_a_host_that_did_not_answer_is_not_dialled_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of those who come meanwhile would wait as long as the first, with a slot of one_tm."""
+    now = [1000.0]
+    monkeypatch.setattr(asyncssh_link.time, "monotonic", lambda: now[0])
+
+    class Silent(AsyncsshDialer):
+        """What asyncssh says of a host that lets packets get lost."""
+
+        dials = 0
+
+        async def _connect(self, host: str) -> Any:
+            self.dials += 1
+            raise asyncio.TimeoutError()
+
+    dialer = Silent(shared=True)
+
+    def said() -> str:
+        with pytest.raises(LinkLost) as caught:
+            asyncio.run(dialer.dial("host1", bulk=False))
+        return str(caught.value)
+
+    assert said() == "host1 cannot be reached with ssh: it did not answer within 10 s"
+    now[0] += 4.0
+    assert said() == "host1 cannot be reached with ssh: it did not answer 4 s ago"
+    assert dialer.dials == 1
+    now[0] += 7.0
+    said()
+    assert dialer.dials == 2

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ERRORS_KEPT = 4096
 _LOGIN = 10  # seconds to connect, and to log in
+_AWAY = 10.0  # seconds that a silent host is not dialled again: who waits for it holds a slot of one_tm
 _RESOLVED = 60.0  # seconds that ssh's configuration is believed; it is only asked when a connection is made
 _LAST_WORDS = 5.0  # seconds for what a program's end leaves to be read
 _KEEPALIVE = 5  # seconds between signs of life; three that are missed end the connection
@@ -193,6 +194,7 @@ class AsyncsshDialer:
         self._resolved: Dict[str, float] = {}
         self._open: Dict[str, List[asyncssh.SSHClientConnection]] = {}
         self._dialling: Dict[str, asyncio.Task[asyncssh.SSHClientConnection]] = {}
+        self._silent: Dict[str, float] = {}
 
     async def dial(self, host: str, bulk: bool) -> AsyncsshLink:
         """See `Dialer`."""
@@ -207,9 +209,7 @@ class AsyncsshDialer:
         except (asyncssh.PermissionDenied, asyncssh.KeyExchangeFailed, ValueError) as error:  # ValueError: a key
             raise NotSpoken(f"{host} cannot be reached with ssh: {error}") from error
         except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
-            number = getattr(error, "errno", None)
-            reason = os.strerror(number) if number and number > 0 else str(error) or type(error).__name__
-            raise LinkLost(f"{host} cannot be reached with ssh: {reason}") from error
+            raise LinkLost(f"{host} cannot be reached with ssh: {_reason(error)}") from error
         return AsyncsshLink(connection, process, self._shared)
 
     async def _stream(
@@ -246,6 +246,9 @@ class AsyncsshDialer:
         """Connect; who comes while another does so gets the same connection, or the same error."""
         if not self._shared:
             return await self._connect(host)
+        since = time.monotonic() - self._silent.get(host, -_AWAY)
+        if since < _AWAY:
+            raise LinkLost(f"{host} cannot be reached with ssh: it did not answer {since:.0f} s ago")
         if host not in self._dialling:
             self._dialling[host] = asyncio.ensure_future(self._keep(host))
         return await asyncio.shield(self._dialling[host])
@@ -255,6 +258,9 @@ class AsyncsshDialer:
             connection = await self._connect(host)
             self._open.setdefault(host, []).append(connection)
             return connection
+        except (TimeoutError, asyncio.TimeoutError):
+            self._silent[host] = time.monotonic()
+            raise
         finally:
             del self._dialling[host]
 
@@ -339,6 +345,16 @@ class AsyncsshDialer:
         output, errors = await process.communicate()
         lines = errors.decode("utf-8", "replace").strip().splitlines()
         return process.returncode or 0, output.decode("utf-8", "replace"), lines[-1] if lines else ""
+
+
+def _reason(error: Exception) -> str:
+    """What to tell an administrator: some of these errors have no text."""
+    number = getattr(error, "errno", None)
+    if number and number > 0:
+        return os.strerror(number)
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return f"it did not answer within {_LOGIN} s"
+    return str(error) or type(error).__name__
 
 
 class WithFallback:
