@@ -101,22 +101,22 @@ class Agent:
 
     async def ask_all(self, messages: Sequence[Message]) -> List[Message]:
         """Send messages without waiting for each answer; return the answers, a `Failure` among them as it is."""
+        return [await self._answer(answer) for answer in [await self._put(message) for message in messages]]
+
+    async def _put(self, message: Message) -> asyncio.Future[Message]:
+        """Send a message when there is room for its answer among those that are awaited; return the answer to come."""
         async with self._turn:
-            found: List[Message] = []
-            waiting: Deque[asyncio.Future[Message]] = collections.deque()
-            for message in messages:
-                if len(waiting) >= _PIPELINE:
-                    found.append(await self._answer(waiting.popleft()))
-                if self.broken.done():
-                    reason = self.broken.result()
-                    raise type(reason)(str(reason))
-                answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-                self._answers.append(answer)
-                waiting.append(answer)
-                await self.channel.send(message)
-            while waiting:
-                found.append(await self._answer(waiting.popleft()))
-            return found
+            while len(self._answers) >= _PIPELINE and not self.broken.done():
+                answered, _ = await asyncio.wait([self._answers[0]], timeout=_ANSWER)
+                if not answered:
+                    raise self._stuck()
+            if self.broken.done():
+                reason = self.broken.result()
+                raise type(reason)(str(reason))
+            answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            self._answers.append(answer)
+            await self.channel.send(message)
+            return answer
 
     async def _answer(self, answer: asyncio.Future[Message]) -> Message:
         """Wait for an answer; an agent that gives signs of life and none is stuck in a disk that does not answer."""
@@ -124,9 +124,12 @@ class Agent:
             async with timeout(_ANSWER):
                 return await answer
         except asyncio.TimeoutError:
-            reason = LinkLost(f"{self.host} has been at one thing for {_ANSWER:.0f} s: see whether its disks answer")
-            self._break(reason)
-            raise reason from None
+            raise self._stuck() from None
+
+    def _stuck(self) -> LinkLost:
+        reason = LinkLost(f"{self.host} has been at one thing for {_ANSWER:.0f} s: see whether its disks answer")
+        self._break(reason)
+        return reason
 
     async def end(self) -> None:
         """Close the connection; the agent completes by itself what nobody waits for."""

@@ -102,14 +102,26 @@ class LanePool:
             await asyncio.gather(lanes, broken, return_exceptions=True)
 
     async def _send_inline(self) -> None:
-        """All that waits is little, and goes with the conversation."""
+        """All that waits is little, and goes with the conversation: a few batches at once, as in a lane."""
+        running: Deque[asyncio.Task[None]] = deque()
+        try:
+            while self._waiting or running:
+                if self._waiting and len(running) < WINDOW // BATCH:
+                    await self._host.pay()
+                    batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                    running.append(asyncio.ensure_future(self._send_batch(batch, await self._prepare(batch))))
+                else:
+                    await running.popleft()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _send_batch(self, batch: Sequence[int], messages: Sequence[Message]) -> None:
         mine = _InFlight()
-        while self._waiting:
-            await self._host.pay()
-            batch = [self._waiting.popleft() for _ in range(min(WINDOW, len(self._waiting)))]
-            mine.chunks.extend(batch)
-            for answer in await self._host.ask_all(await self._prepare(batch)):
-                await self._take(answer, mine)
+        mine.chunks.extend(batch)
+        for answer in await self._host.ask_all(messages):
+            await self._take(answer, mine)
 
     async def cancel(self) -> None:
         """Stop at once."""

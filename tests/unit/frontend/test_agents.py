@@ -85,6 +85,43 @@ def test_answers_come_to_who_asked_in_order() -> None:
     play(scene)
 
 
+def test_several_may_ask_many_things_at_once() -> None:
+    """Questions go out as answers come in, whoever asks; at no time are too many on their way."""
+
+    async def scene() -> None:
+        most = 0
+
+        def count(message: wire.Message) -> wire.Message:
+            nonlocal most
+            most = max(most, len(one._answers))
+            return obliging(message)
+
+        one, _ = agent(count)
+        groups = [range(start, start + 50) for start in (0, 100, 200)]
+        asked = [one.ask_all([messages.Get(i, 1, 1, True) for i in group]) for group in groups]
+        for group, answers in zip(groups, await asyncio.gather(*asked)):
+            assert [answer.index for answer in answers] == list(group)  # type: ignore[attr-defined]
+        assert 1 <= most <= agents._PIPELINE
+        await one.end()
+
+    play(scene)
+
+
+def test_an_agent_that_is_alive_and_stuck_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "_ANSWER", 0.1)
+    monkeypatch.setattr(agents, "PING", 0.01)
+
+    async def scene() -> None:
+        for count in (1, agents._PIPELINE + 1):
+            one, _ = agent(lambda m: wire.Pong() if isinstance(m, wire.Ping) else None)
+            with pytest.raises(LinkLost, match="host1 has been at one thing"):
+                await one.ask_all([messages.Get(i, 1, 1, True) for i in range(count)])
+            assert one.broken.done()
+            await one.end()
+
+    play(scene)
+
+
 def test_a_failure_is_raised_and_the_next_question_answered() -> None:
     async def scene() -> None:
         full = wire.Failure("no-space", "full")
