@@ -82,7 +82,7 @@ class Jobs:
         vm = self.new_vm(host, image, system)
         node, disk = self.lab.hosts[host], self.disk(vm, system)
         if driver != PIPELINE:
-            arguments = ("clone", f"fe:{path}", f"{host}:{disk}", str(vm), str(system))
+            arguments = ("clone", f"fe:{path}", f"{host}:{disk}", str(vm), str(IMAGES))
             commands: Iterable[pipeline.Command] = [self._entry(*arguments, driver=driver)]
         else:
             commands = pipeline.clone_commands(Path(path), "fe", host, PurePosixPath(disk), None, True)

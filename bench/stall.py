@@ -43,7 +43,7 @@ class Stall:
         self._next += 1
         self._lab.oned.add_vm(self._next, host=host, ds_id=0, disks=[{"IMAGE_ID": 1}])
         target = f"{host}:{self._lab.datastores}/0/{self._next}/disk.0"
-        return self._run(f"CLONE fastcopy fe:{self.image} {target} {self._next} 0", self._next)
+        return self._run(f"CLONE fastcopy fe:{self.image} {target} {self._next} 1", self._next)
 
     def delete(self, host: str) -> Future[TmResult]:
         """Have one_tm delete another VM's directory on *host*."""

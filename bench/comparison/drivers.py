@@ -76,7 +76,7 @@ class Driver:
     def clone(self, lab: Lab, image: str, disk: Disk) -> Sequence[pipeline.Command]:
         """What makes a disk of an image."""
         where = f"{disk.host}:{disk.path}"
-        argv = (self.entry(lab, "clone"), f"fe:{image}", where, str(disk.vm), str(self.system_store))
+        argv = (self.entry(lab, "clone"), f"fe:{image}", where, str(disk.vm), str(self.image_store))
         return [pipeline.Command(argv, "")]
 
     def write_back(self, lab: Lab, disk: Disk, image: str) -> Sequence[pipeline.Command]:

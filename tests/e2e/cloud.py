@@ -217,8 +217,9 @@ class Cloud:
 
     def delete(self, vm: Vm, name: str = "") -> Outcome:
         """Delete a VM's disk, or its whole directory."""
-        target = f"{vm.host}:{vm.directory}" + (f"/{name}" if name else "")
-        return self.run("delete", target, str(vm.id), str(SYSTEM))
+        if not name:
+            return self.run("delete", f"{vm.host}:{vm.directory}", str(vm.id), str(SYSTEM))
+        return self.run("delete", vm.argument(name), str(vm.id), str(DEFAULT))
 
     # -- looking ---------------------------------------------------------------------------------------------
 
@@ -276,8 +277,8 @@ def number_of(line: str) -> str:
 
 
 def clone_arguments(image: Image, vm: Vm, name: str = "disk.0") -> list[str]:
-    """The arguments that oned gives to `clone`."""
-    return [f"fe:{image.path}", vm.argument(name), str(vm.id), str(SYSTEM)]
+    """The arguments that oned gives to `clone`: the datastore is the image's."""
+    return [f"fe:{image.path}", vm.argument(name), str(vm.id), str(DEFAULT)]
 
 
 def give(file: Path, mode: int) -> None:

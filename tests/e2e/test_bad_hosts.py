@@ -16,7 +16,7 @@ from bench.images.edge import MIB, random_data
 from bench.testbed import processes
 from bench.testbed.node import HOME, Node
 from tests.e2e import look
-from tests.e2e.cloud import HOSTS, SYSTEM, Cloud, Image, Vm, empty, give, settle
+from tests.e2e.cloud import DEFAULT, HOSTS, Cloud, Image, Vm, empty, give, settle
 
 pytestmark = pytest.mark.root
 
@@ -43,7 +43,7 @@ def test_a_host_whose_name_does_not_resolve_is_named(cloud: Cloud) -> None:
     image = cloud.known("odd")
     vm = cloud.vm(image)
     wrong = vm.argument().replace("host1", "nohost")
-    cloud.run("clone", f"fe:{image.path}", wrong, str(vm.id), str(SYSTEM)).failed("nohost", "ssh")
+    cloud.run("clone", f"fe:{image.path}", wrong, str(vm.id), str(DEFAULT)).failed("nohost", "ssh")
     cloud.run("mvds", wrong, image.path, str(vm.id), "1").failed("nohost", "ssh")
     assert_good(cloud, image, vm)
 

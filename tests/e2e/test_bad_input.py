@@ -90,7 +90,7 @@ def test_a_source_outside_the_datastores_is_refused(cloud: Cloud) -> None:
     image = small(cloud)
     vm = cloud.vm(image)
     for path in ("/etc/passwd", f"{cloud.store}/../../../etc/oned.conf", f"{cloud.system}/{vm.id}/disk.0"):
-        cloud.run("clone", f"fe:{path}", vm.argument(), str(vm.id), str(SYSTEM)).failed(path)
+        cloud.run("clone", f"fe:{path}", vm.argument(), str(vm.id), str(DEFAULT)).failed(path)
         assert_nothing_there(vm)
     assert_good(cloud, image, vm)
 
@@ -164,7 +164,7 @@ def test_a_destination_that_is_no_disk_in_the_datastore_is_refused(cloud: Cloud)
     vm = cloud.vm(image)
     for path in NO_DISKS:
         wrong = path.format(system=cloud.system, vm=vm.id)
-        cloud.run("clone", f"fe:{image.path}", f"host1:{wrong}", str(vm.id), str(SYSTEM)).failed(wrong)
+        cloud.run("clone", f"fe:{image.path}", f"host1:{wrong}", str(vm.id), str(DEFAULT)).failed(wrong)
         cloud.run("mvds", f"host1:{wrong}", image.path, str(vm.id), str(DEFAULT)).failed(wrong)
         assert not vm.path.exists()
     assert_good(cloud, image, vm)

@@ -10,7 +10,7 @@ import pytest
 from bench.images.edge import MIB
 from bench.testbed.node import UID
 from tests.e2e import look
-from tests.e2e.cloud import DEFAULT, SYSTEM, Cloud, Image, Outcome, Running, settle, traffic
+from tests.e2e.cloud import DEFAULT, Cloud, Image, Outcome, Running, settle, traffic
 from tests.e2e.conftest import CHECKOUT
 from tests.e2e.test_qcow2 import active, check, virtual
 from tests.e2e.test_snapshots import Life, image_of, listing, look_like_a_disk, snap
@@ -183,7 +183,7 @@ def test_what_one_driver_brought_back_the_other_takes_out(cloud: Cloud, first: s
     assert image_contents(image) == on_host
     vm = cloud.vm(image)
     if first == "fastcopy":
-        stock(cloud, "clone", f"fe:{image.path}", vm.argument(), str(vm.id), str(SYSTEM))
+        stock(cloud, "clone", f"fe:{image.path}", vm.argument(), str(vm.id), str(DEFAULT))
     else:
         cloud.clone(image, vm).succeeded()
     assert contents(vm.path, "disk.0") == on_host

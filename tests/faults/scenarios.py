@@ -248,8 +248,8 @@ class Scenario:
         if self.about_snapshots:
             return [disk, str(self.snapshot), *end]
         return {
-            "clone": [source, disk, *end],
-            "ln": [source, disk, *end],
+            "clone": [source, disk, str(VM), "1"],
+            "ln": [source, disk, str(VM), "1"],
             "mvds": [disk, source, str(VM), "1"],
             "restore": [f"host:{site.base}/{VM}", str(VM), "5", "-1", "-1"],
             "cpds": [disk, source, "-1", str(VM), "1"],

@@ -107,11 +107,13 @@ class Call:
         raise AssertionError("unreachable")
 
     async def ask_oned(self, vm_id: int, store_id: int) -> Tuple[Vm, Dict[int, Datastore]]:
-        """The VM, and all datastores; `Refused` if there is none with that id."""
+        """The VM, and all datastores, the VM's own among them; `Refused` if there is none with that id."""
         vm, stores = await asyncio.gather(
             asyncio.to_thread(self.oned.vm, vm_id), self.services.datastores(self.oned, store_id)
         )
         self.vm_id = vm.id
+        if vm.store is not None and vm.store not in stores:  # younger than what is remembered
+            stores = await self.services.datastores(self.oned, vm.store)
         datastore(stores, store_id)
         return vm, stores
 

@@ -62,7 +62,7 @@ class Vm:
     """A VM; *seq* is the number of its last history record, *lcm_state* oned's number of what is done with it.
 
     *deploy_id* is its name on the host, *hypervisor* the driver (VM_MAD) that runs it there; "" where oned has none.
-    *before* is the datastore of the record before the last, if there are two.
+    *store* is the system datastore of the last record, *before* that of the one before, if there are two.
     *freeze* is how its file systems are brought to rest for a backup ("NONE", "AGENT", "SUSPEND").
     """
 
@@ -74,6 +74,7 @@ class Vm:
     hypervisor: str = ""
     before: Optional[int] = None
     freeze: str = "NONE"
+    store: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class Oned:
             (records[seq].findtext("VM_MAD") or "")[:_MAX_NAME] if records else "",
             None if before is None else _int(records[before].findtext("DS_ID")) or 0,
             (root.findtext("BACKUPS/BACKUP_CONFIG/FS_FREEZE") or "NONE").upper()[:_MAX_NAME],
+            _int(records[seq].findtext("DS_ID")) if records else None,
         )
 
     def datastores(self) -> Dict[int, Datastore]:

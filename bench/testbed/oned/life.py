@@ -100,11 +100,11 @@ def deploy(state: State, number: int, host: int, store: int) -> list[tuple[str, 
     place = objects.place(state, item["NAME"], store)
     vm["HISTORY"].append({**place, "PSTIME": int(time.time()), "PETIME": 0})
     vm.update(STATE=ACTIVE, LCM_STATE=PROLOG)
-    base = state["datastores"][str(store)]["BASE_PATH"]
+    directory = f"{item['NAME']}:{state['datastores'][str(store)]['BASE_PATH']}/{number}"
     return [
         (
             disk["TM_MAD"],
-            [f"fe:{disk['SOURCE']}", f"{item['NAME']}:{base}/{number}/disk.{index}", str(number), str(store)],
+            [f"fe:{disk['SOURCE']}", f"{directory}/disk.{index}", str(number), str(disk["DATASTORE_ID"])],
         )
         for index, disk in enumerate(vm["DISKS"])
     ]

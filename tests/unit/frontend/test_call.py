@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Dict, List
+
 import pytest
 
 from tm_fastcopy.core.errors import Refused
-from tm_fastcopy.frontend.call import datastore, datastore_of
-from tm_fastcopy.frontend.oned import Datastore
+from tm_fastcopy.frontend.call import Call, datastore, datastore_of
+from tm_fastcopy.frontend.oned import Datastore, Vm
+from tm_fastcopy.frontend.services import Services
 
 STORES = {
     0: Datastore(0, "/d/0", True),
@@ -36,3 +41,33 @@ def test_datastores_by_number() -> None:
     assert datastore(STORES, 2).id == 2
     with pytest.raises(Refused, match="oned knows no datastore 7"):
         datastore(STORES, 7)
+
+
+class OnedThatGrows:
+    """An oned with VM 42 in datastore 9; *answers* are its datastores, one after the other."""
+
+    endpoint = "http://oned"
+
+    def __init__(self, answers: List[Dict[int, Datastore]]) -> None:
+        self._answers = answers
+
+    def vm(self, vm_id: int) -> Vm:
+        return Vm(vm_id, 0, {}, store=9)
+
+    def datastores(self) -> Dict[int, Datastore]:
+        return self._answers.pop(0)
+
+
+def test_a_vms_datastore_that_is_younger_than_what_is_remembered_is_asked_for(tmp_path: Path) -> None:
+    """oned names the image's datastore; what is remembered has that one, but not yet the VM's."""
+    environ = {"ONE_LOCATION": str(tmp_path), "HOME": str(tmp_path)}
+    call = Call([], environ, print, Services(keep=True))
+    grown = {**STORES, 9: Datastore(9, "/d/9", True)}
+    call.__dict__["oned"] = OnedThatGrows([STORES, grown])
+
+    async def asked() -> None:
+        for _ in ("asked again", "remembered"):
+            vm, stores = await call.ask_oned(42, 1)
+            assert (vm.store, stores) == (9, grown)
+
+    asyncio.run(asked())

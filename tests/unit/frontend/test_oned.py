@@ -54,14 +54,14 @@ def test_a_vm(serve: Serve, servers: List[FakeOned]) -> None:
             "<FORMAT>QCOW2</FORMAT></DISK><DISK><DISK_ID>1</DISK_ID><SPARSE>no</SPARSE></DISK></TEMPLATE>"
         )
     ).vm(42)
-    assert (found.id, found.seq, found.lcm_state, found.before) == (42, 3, 60, 101)
+    assert (found.id, found.seq, found.lcm_state, found.store, found.before) == (42, 3, 60, 100, 101)
     assert found.disks == {0: Disk(0, 4096, 2048, "qcow2", True), 1: Disk(1, None, None, "raw", False)}
     assert servers[0].calls == [("one.vm.info", ("oneadmin:secret", 42, False))]
 
 
 def test_a_vm_with_nothing(serve: Serve) -> None:
     found = serve(vm("")).vm(42)
-    assert (found.lcm_state, found.before) == (0, None)
+    assert (found.lcm_state, found.store, found.before) == (0, None, None)
     assert (found.seq, found.disks) == (0, {})
 
 

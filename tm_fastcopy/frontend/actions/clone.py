@@ -36,7 +36,8 @@ async def _clone(call: Call, source: str, endpoint: Endpoint, vm_id: int, store_
     destination = call.argv[1]
     call.phases.enter("oned")
     vm, stores = await call.ask_oned(vm_id, store_id)
-    disk = disk_path(endpoint.path, stores[store_id].base_path)
+    # The datastore that oned names is the image's.
+    disk = disk_path(endpoint.path, datastore_of(stores, endpoint.path, system=True).base_path)
     check_owner(disk, vm, endpoint.path)
     try:
         attributes = _attributes(vm, disk)

@@ -10,7 +10,7 @@ import re
 from ...core.errors import FastcopyError, Refused
 from ...core.paths import DiskPath, disk_path
 from ..arguments import Endpoint, exactly, number
-from ..call import Call, check_owner
+from ..call import Call, check_owner, datastore_of
 
 
 async def run(call: Call) -> None:
@@ -25,10 +25,8 @@ async def run(call: Call) -> None:
 async def _delete(call: Call, endpoint: Endpoint, vm_id: int, store_id: int) -> None:
     target = call.argv[0]
     vm, stores = await call.ask_oned(vm_id, store_id)
-    store = stores[store_id]
-    if not store.system:
-        raise Refused(f"datastore {store_id} is none for VMs, so nothing of one is deleted there")
-    disk = _disk(endpoint.path, store.base_path)
+    # The datastore that oned names is the image's, unless it is about the directory or a volatile disk.
+    disk = _disk(endpoint.path, datastore_of(stores, endpoint.path, system=True).base_path)
     check_owner(disk, vm, endpoint.path)
     try:
         async with call.host(endpoint.host) as host:
