@@ -114,4 +114,5 @@ CASES: List[wire.Message] = [
     tree_messages.BeginTree("raw", b"0\n7"),
     tree_messages.Member("7"),
     tree_messages.PublishTree("1", 6 << 30, True),
+    image_messages.OpenExtract("qcow2", "7"),
 ]

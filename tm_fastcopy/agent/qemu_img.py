@@ -50,6 +50,14 @@ def convert(source: int, fd: int, reserve: bool, shown: str, alive: Callable[[],
     _make(argv, [source, fd], shown, alive)
 
 
+def flatten(tree: int, name: str, fd: int, shown: str, alive: Callable[[], bool]) -> None:
+    """Make the open file *fd* the qcow2 image of what a guest sees in the image *name* of the directory *tree*."""
+    argv = [PROGRAM, "convert", "-q", "-f", "qcow2", "-O", "qcow2", name, by_fd(fd)]
+    problem = run(argv, [fd], Task(f"make {shown} one file", shown, _PACKAGE, alive, tree, LONG))
+    if problem:
+        raise FastcopyError(f"{PROGRAM} cannot make one file of {shown}: {problem}")
+
+
 def _reservation(reserve: bool) -> List[str]:
     return ["-o", _RESERVE] if reserve else []
 

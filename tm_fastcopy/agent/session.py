@@ -18,7 +18,7 @@ from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, 
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
-from ..core.image_messages import Keep, OpenLive
+from ..core.image_messages import Keep, OpenExtract, OpenLive
 from ..core.manifest import check_geometry, chunk_count
 from ..core.messages import (
     PAGE_CHUNKS,
@@ -56,6 +56,7 @@ from . import examine, snapshots
 from .cache import Cache
 from .directory import VmDirectory
 from .disk import Target, open_disk
+from .extract import open_extract
 from .growth import Growth
 from .intake import Intake
 from .lanes import LaneDoor, read_chunk
@@ -97,6 +98,7 @@ class Session:
             Commit: self._commit,
             OpenSource: self._open_source,
             OpenLive: self._open_live,
+            OpenExtract: self._open_extract,
             Scan: self._scan,
             Get: self._get,
             Keep: self._keep_disk,
@@ -277,6 +279,9 @@ class Session:
         directory = self._to_be_read()
         self._live = True
         return self._read_from(open_live(self._files, directory, message, self._alive))
+
+    def _open_extract(self, message: OpenExtract) -> Message:
+        return self._read_from(open_extract(self._files, self._to_be_read(), message, self._alive))
 
     def _open_member(self, message: OpenMember) -> Message:
         return self._read_from(open_for_reading(self._to_be_read(), message.name))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .chain import is_number
+from .errors import ProtocolError
 from .wire import Message
 
 
@@ -14,6 +16,20 @@ class Keep(Message):
     """
 
     manifest: str
+
+
+@dataclass(frozen=True)
+class OpenExtract(Message):
+    """Open the disk of this conversation, of this *format*, or its *snapshot* (a number; "": the disk as it is), for
+    reading as one file that needs no other.  Answer: Source.
+    """
+
+    format: str
+    snapshot: str
+
+    def __post_init__(self) -> None:
+        if self.snapshot and not is_number(self.snapshot):
+            raise ProtocolError(f"{self.snapshot!r:.40} is not the number of a snapshot")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 
 from ...core.errors import FastcopyError, Refused
-from ...core.image_messages import OpenLive
-from ...core.messages import OpenSource
+from ...core.image_messages import OpenExtract, OpenLive
 from ...core.paths import disk_path, relative_to_any
 from ...core.wire import Message
 from ..arguments import Endpoint, exactly, number
@@ -30,21 +29,16 @@ _TARGET = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}")  # "vda"
 async def run(call: Call) -> None:
     """Make the image; raise `FastcopyError` with nothing, or what was there before, at its name otherwise."""
     source, destination, snapshot, vm_id, store_id = exactly(call.argv, "HOST:DISK SOURCE SNAPSHOT VM_ID DATASTORE_ID")
-    if snapshot != _CURRENT:
-        number(snapshot, "a snapshot")
-        raise Refused(
-            f"snapshot {snapshot} of {source} cannot be saved as an image by this version: save the disk itself "
-            "(snapshot -1), or revert to the snapshot first"
-        )
+    wanted = "" if snapshot == _CURRENT else str(number(snapshot, "a snapshot"))
     target = Endpoint.parse(destination).path
     endpoint = Endpoint.parse(source)
     call.phases.enter("turn")
     async with call.turn(endpoint):
-        await _save(call, endpoint, target, number(vm_id, "a VM"), number(store_id, "a datastore"))
+        await _save(call, endpoint, target, wanted, number(vm_id, "a VM"), number(store_id, "a datastore"))
 
 
-async def _save(call: Call, endpoint: Endpoint, target: str, vm_id: int, store_id: int) -> None:
-    source = call.argv[0]
+async def _save(call: Call, endpoint: Endpoint, target: str, snapshot: str, vm_id: int, store_id: int) -> None:
+    what = f"snapshot {snapshot} of " if snapshot else ""
     call.phases.enter("oned")
     vm, stores = await call.ask_oned(vm_id, store_id)
     base, _ = relative_to_any(endpoint.path, (store.base_path for store in stores.values() if store.system))
@@ -56,7 +50,7 @@ async def _save(call: Call, endpoint: Endpoint, target: str, vm_id: int, store_i
     try:
         attributes = _attributes(vm, disk.name)
         format, seed = check_format(attributes), attributes.source
-        opening = _opening(call, vm, attributes, format)
+        opening = _opening(call, vm, attributes, format, snapshot)
 
         async def pull(host: Host) -> Pulled:
             common = call.store, call.settings, call.files, format, call.phases
@@ -65,9 +59,9 @@ async def _save(call: Call, endpoint: Endpoint, target: str, vm_id: int, store_i
 
         pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
     except FastcopyError as error:
-        raise type(error)(f"cannot save {source} as {target}: {error}") from error
+        raise type(error)(f"cannot save {what}{call.argv[0]} as {target}: {error}") from error
     call.log(
-        f"{disk} on {endpoint.host} is saved as {target}: "
+        f"{what}{disk} on {endpoint.host} is saved as {target}: "
         f"chunks fetched {pulled.fetched / _MIB:.1f} MiB, on the wire {pulled.wire / _MIB:.1f} MiB; {call.phases}"
     )
 
@@ -80,10 +74,10 @@ def _attributes(vm: Vm, name: str) -> Disk:
     raise Refused(f"VM {vm.id} has no disk of that name")
 
 
-def _opening(call: Call, vm: Vm, disk: Disk, format: str) -> Message:
-    """How the disk is opened: as it is, or, under a running guest, as it is at one moment."""
-    if vm.lcm_state != _LIVE:
-        return OpenSource(format)
+def _opening(call: Call, vm: Vm, disk: Disk, format: str, snapshot: str) -> Message:
+    """How the disk is opened: as it is, or, under a running guest, as it is at one moment.  Snapshots do not change."""
+    if snapshot or vm.lcm_state != _LIVE:
+        return OpenExtract(format, snapshot)
     if vm.hypervisor != "kvm":
         raise Refused(f"a disk of a running VM can be saved with kvm only, not {vm.hypervisor}: power it off first")
     if not _DOMAIN.fullmatch(vm.deploy_id) or not _TARGET.fullmatch(disk.target):
