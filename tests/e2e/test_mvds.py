@@ -14,7 +14,7 @@ from bench.images.edge import MIB, random_data
 from bench.images.mutate import mutate
 from bench.testbed import Lab, LabConfig
 from tests.e2e import look
-from tests.e2e.cloud import DEFAULT, HOSTS, Cloud, Image, Vm, rate, traffic, wait_for_bytes
+from tests.e2e.cloud import DEFAULT, HOSTS, SYSTEM, Cloud, Image, Vm, rate, traffic, wait_for_bytes
 from tests.e2e.conftest import hang_gallery, lab_directory
 from tm_fastcopy.core.manifest import DEFAULT_CHUNK, MAX_CHUNKS
 
@@ -265,6 +265,11 @@ def test_a_disk_that_became_shorter_than_its_image_is_not_brought_back(cloud: Cl
     cloud.mvds(vm, image).failed("shrink")
     assert fingerprint(image.file) == before
     assert look.leftovers(image.file.parent) == []
+    # oned knows of it: the disk is what it was at a snapshot that is older than its last resize.
+    disks = [{"IMAGE_ID": image.id, "SIZE": SIZE // MIB - 5}]
+    cloud.lab.oned.add_vm(vm.id, host=vm.host, ds_id=SYSTEM, disks=disks)
+    cloud.mvds(vm, image).succeeded()
+    assert look.same_content(image.file, vm.path / "disk.0")
 
 
 def test_a_disk_is_saved_as_a_new_image_where_the_front_end_cannot_share_blocks(ext4_cloud: Cloud) -> None:

@@ -40,6 +40,7 @@ from .threads import in_thread
 
 _SCAN_PAGE = 256  # chunks, 64 MiB: small enough that lanes begin while the rest of the disk is read
 _NEW_IMAGE_MODE = 0o660
+_MIB = 1024 * 1024
 
 
 class Slot(NamedTuple):
@@ -99,9 +100,10 @@ class _OldImage:
 class Pull:
     """One disk on its way to one image; `run` once.
 
-    *seed* is None for a disk that is brought back as its own image, which must not shrink.  For one that is saved as a
-    new image it is the path of the image that it was made of, or "".  *opening* has the agent open the disk (default:
-    `OpenSource`).  *keep*: the host may keep the disk's content in its cache, as the settings say.
+    *seed* is None for a disk that is brought back as its own image.  That must not shrink, unless the disk is as large
+    as oned says (*size*, in MiB): then it went back to a snapshot from before it was made larger.  For a disk that is
+    saved as a new image, *seed* is the path of the image that it was made of, or "".  *opening* has the agent open the
+    disk (default: `OpenSource`).  *keep*: the host may keep the disk's content in its cache, as the settings say.
     """
 
     def __init__(
@@ -118,7 +120,9 @@ class Pull:
         opening: Optional[Message] = None,
         keep: bool = False,
         member: Optional[Slot] = None,
+        size: Optional[int] = None,
     ) -> None:
+        self._size = size
         self._phases = phases or Phases()
         self._seed = seed
         self._opening = opening or (OpenMember(member.name) if member else OpenSource(format))
@@ -154,7 +158,7 @@ class Pull:
             self._phases.enter("image")
             old = await in_thread(self._old_image)
             alone = self._seed is None and not self._member
-            if old and alone and self._format == "raw" and source.size < old.image.size:
+            if old and alone and self._format == "raw" and self._shrank(source.size, old.image.size):
                 raise Refused(
                     f"the disk has {source.size} bytes and its image {old.image.size}: disks do not shrink, so this "
                     "one is damaged; the image stays as it is"
@@ -176,6 +180,10 @@ class Pull:
             if staging:
                 staging.close()
             os.close(self._directory)
+
+    def _shrank(self, size: int, before: int) -> bool:
+        """Whether a disk of so many bytes has lost some of what its image had."""
+        return size < before and (self._size is None or -(-size // _MIB) < self._size)
 
     def _told(self, error: Exception, staging: Optional[Staging]) -> FastcopyError:
         typed = classify(error, f"writing {self._path}")
@@ -295,7 +303,7 @@ class Pull:
         try:
             header = qcow2.read(staging.fd, shown)
             qcow2.check_stand_alone(header, shown)
-            if old and self._seed is None and header.size < qcow2.read(old.image.fd, self._path).size:
+            if old and self._seed is None and self._shrank(header.size, qcow2.read(old.image.fd, self._path).size):
                 raise Refused(
                     f"{shown} is smaller for its guest than the image is: disks do not shrink, so this one is damaged; "
                     "the image stays as it is"

@@ -40,7 +40,7 @@ def is_tree(path: str, bases: Iterable[str], format: str, listed: TreeListed) ->
 
 
 class PullTree:
-    """One disk with its snapshots on its way to one image; `run` once."""
+    """One disk with its snapshots on its way to one image; `run` once.  *size* as for `Pull`."""
 
     def __init__(
         self,
@@ -53,10 +53,11 @@ class PullTree:
         format: str,
         phases: Phases,
         listed: TreeListed,
+        size: Optional[int] = None,
     ) -> None:
         self._host, self._path, self._bases, self._store = host, path, list(bases), store
         self._settings, self._files, self._format, self._phases = settings, files, format, phases
-        self._listed = listed
+        self._listed, self._size = listed, size
         self._parent, self._final = open_parent(*relative_to_any(path, self._bases))
         self._tree = -1
         self._old: Optional[int] = None
@@ -84,7 +85,7 @@ class PullTree:
 
     async def _pull(self, slot: Optional[Slot]) -> Pulled:
         common = self._store, self._settings, self._files, self._format, self._phases
-        made = await in_thread(lambda: Pull(self._host, self._path, self._bases, *common, member=slot))
+        made = await in_thread(lambda: Pull(self._host, self._path, self._bases, *common, member=slot, size=self._size))
         return await made.run()
 
     def _open(self) -> None:

@@ -40,16 +40,17 @@ async def _bring_back(call: Call, endpoint: Endpoint, target: str, vm_id: int, s
     call.settings = call.settings_for(datastore_of(stores, str(disk), system=True), home)
     attributes = next((d for d in vm.disks.values() if f"disk.{d.id}" == disk.name), None)
     format = check_format(attributes) if attributes else "raw"
+    size = attributes.size if attributes else None
     images = [store.base_path for store in stores.values() if not store.system]
     try:
 
         async def pull(host: Host) -> Pulled:
             listed = await host.ask(ListTree(format), TreeListed)
             if await in_thread(is_tree, target, images, format, listed):
-                parts = call.store, call.settings, call.files, format, call.phases, listed
+                parts = call.store, call.settings, call.files, format, call.phases, listed, size
                 return await (await in_thread(PullTree, host, target, images, *parts)).run()
             common = call.store, call.settings, call.files, format, call.phases
-            made = await in_thread(lambda: Pull(host, target, images, *common, keep=True))
+            made = await in_thread(lambda: Pull(host, target, images, *common, keep=True, size=size))
             return await made.run()
 
         pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
