@@ -108,7 +108,7 @@ def test_every_stock_driver_is_called_as_one_tm_calls_it() -> None:
         (clone,) = driver.clone(_Lab(), "/ds/210/x", disk)  # type: ignore[arg-type]
         assert clone.argv == (
             f"/one/var/remotes/tm/{driver.tm}/clone", "fe:/ds/210/x", "host1:/ds/211/7/disk.0", "7",
-            str(driver.system_store),
+            str(driver.image_store),
         )  # fmt: skip
         (back,) = driver.write_back(_Lab(), disk, "/ds/210/x")  # type: ignore[arg-type]
         assert back.argv[1:3] == ("host1:/ds/211/7/disk.0", "/ds/210/x")
