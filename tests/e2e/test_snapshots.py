@@ -178,7 +178,7 @@ def test_a_life_of_a_raw_disk(cloud: Cloud, host: str, driver: str) -> None:
 @on_every_fs
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 def test_a_full_host_keeps_the_disk(cloud: Cloud, host: str, format: str) -> None:
-    """Going back begins with a new disk, not with the old one's end."""
+    """Going back begins with a new disk, not with the old one's end.  Defect B7 of the stock drivers."""
     life = Life(cloud, a_disk(cloud, host, format), "fastcopy")
     life.put(1, 8)
     life.snap("create", 0).succeeded()

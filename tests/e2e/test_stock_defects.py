@@ -8,7 +8,6 @@ of OpenNebula have mended it, the test fails, and the table gets another line.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -352,13 +351,12 @@ def test_b2_in_the_stock_driver(cloud: Cloud) -> None:
     qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "disk.0.snap/base", tree / "base.1", "12M")
     (vm.path / "disk.0").symlink_to("disk.0.snap/base.1")
     belong(vm.path)
-    before = look.sha256(image.file)
+    assert look.allocated(image.file) > 10 * MIB
     with filled(vm.path.parents[1], MIB):
         assert stock_mvds(cloud, "ssh", vm, image).code == 0
     assert not tree.exists()
-    assert look.sha256(image.file) != before
-    broken = subprocess.run(["qemu-img", "compare", "-q", vm.path / "disk.0", image.file], timeout=60, check=False)
-    assert image.file.stat().st_size < 8 * MIB or broken.returncode
+    assert look.allocated(vm.path / "disk.0") < 4 * MIB  # what there was room for
+    assert look.allocated(image.file) < 4 * MIB
 
 
 @stock_at_hand
@@ -406,39 +404,35 @@ def test_b8_in_the_stock_driver(cloud: Cloud) -> None:
 # -- C: the replica of `ssh` -----------------------------------------------------------------------------------------
 
 
-def changed_below(cloud: Cloud) -> tuple[Image, Vm]:
-    """An image with snapshots, cloned once; then one of them changes, and the file on top of them does not."""
+def image_with_snapshots(cloud: Cloud) -> Image:
+    """An image that was brought back with snapshots 0 and 1; its own file rests on 0."""
     image = image_of(cloud, "plain")
-    life = with_snapshots(cloud, image, "host1")
-    cloud.mvds(life.vm, image).succeeded()
-    return image, life.vm
+    cloud.mvds(with_snapshots(cloud, image, "host1").vm, image).succeeded()
+    return image
 
 
 def change_below(image: Image) -> None:
-    lower = image.file.parent / f"{image.file.name}.snap/1"
-    random_data(lower, lower.stat().st_size, seed=54)
+    """Change snapshot 1; what is on top stays as it is."""
+    before = look.sha256(image.file)
+    qemu_io(image.file.parent / f"{image.file.name}.snap/1", "write -q -P 77 3M 1M")
+    assert look.sha256(image.file) == before
+    settle()
 
 
 def test_c1_a_snapshot_that_changed_below_the_same_file(cloud: Cloud) -> None:
-    image, _ = changed_below(cloud)
+    image = image_with_snapshots(cloud)
     settle()
-    first = cloud.vm(image)
+    first, vm = cloud.vm(image), cloud.vm(image)
     cloud.clone(image, first).succeeded()
     cloud.wait_for_quiet("host1")
-    # Content that is as good, for what rests on it is not looked into.
-    lower = image.file.parent / f"{image.file.name}.snap/1"
-    before = look.sha256(image.file)
-    qemu_io(lower, "write -q -P 77 3M 1M")
-    settle()
-    assert look.sha256(image.file) == before
-    vm = cloud.vm(image)
+    change_below(image)
     cloud.clone(image, vm).succeeded()
     assert contents(vm.path, "disk.0") == image_contents(image) != contents(first.path, "disk.0")
 
 
 @stock_at_hand
 def test_c1_in_the_stock_driver(cloud: Cloud) -> None:
-    image, _ = changed_below(cloud)
+    image = image_with_snapshots(cloud)
     first, vm = cloud.vm(image), cloud.vm(image)
     assert stock_replica(cloud, image, first).code == 0
     change_below(image)
