@@ -120,7 +120,10 @@ def test_a_full_file_system_with_room_for_the_disk(cloud: Cloud, host: str) -> N
 
 @on_every_fs
 def test_a_hit_on_a_full_file_system(cloud: Cloud, host: str) -> None:
-    """Where there is no reflink, there is room for the disk only without the cached image."""
+    """Where there is no reflink, there is room for the disk only without the cached image.
+
+    Defect A1 of the stock drivers.
+    """
     image = cloud.known("random")
     cloned(cloud, image, host)
     with filled(cloud, host, 12 * MIB):
@@ -129,6 +132,7 @@ def test_a_hit_on_a_full_file_system(cloud: Cloud, host: str) -> None:
 
 @on_every_fs
 def test_a_read_only_cache(cloud: Cloud, host: str) -> None:
+    """Defect A2 of the stock drivers."""
     image = cloud.known("random")
     cloned(cloud, image, host)
     cloud.cache(host).chmod(0o500)

@@ -181,6 +181,7 @@ def test_a_host_with_room_for_one_copy_only_gets_the_disk(cloud: Cloud) -> None:
 
 
 def test_a_full_image_datastore_keeps_image_and_disk(cloud: Cloud) -> None:
+    """Defect B1 of the stock drivers."""
     image = cloud.image(lambda path: random_data(path, 24 * MIB, seed=31))
     vm = cloud.vm(image)
     cloud.clone(image, vm).succeeded()
@@ -404,6 +405,7 @@ def noise(node: Node, text: str) -> Iterator[None]:
 @pytest.mark.parametrize("said", NOISE)
 @pytest.mark.usefixtures("own_process")
 def test_a_login_shell_that_prints_does_not_matter(cloud: Cloud, said: str) -> None:
+    """Defect A10 of the stock drivers."""
     image = cloud.image(lambda path: random_data(path, 2 * MIB))
     vm = cloud.vm(image)
     with noise(cloud.node(vm), NOISE[said]):

@@ -362,6 +362,7 @@ def test_a_hanging_oned_is_reported_after_half_a_minute(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("name", ["it's", "$(touch${IFS}pwned)", '"; touch pwned #', "-rf", "ü\u2028x", "a&b|c>d"])
 def test_names_and_attributes_reach_no_shell(cloud: Cloud, name: str) -> None:
+    """Defect A10 of the stock drivers."""
     oned = cloud.lab.oned
     attributes = {"NOTE": f"o'neil {name} $(touch pwned) `touch pwned`", "BRIDGE_LIST": "a'b"}
     oned.add_datastore(SYSTEM, "system", type="SYSTEM", template=attributes)

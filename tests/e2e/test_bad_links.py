@@ -60,6 +60,7 @@ class Victim:
 
 
 def test_clone_and_mvds_over_links_that_are_cut_or_go_silent_half_way_end_with_an_error(cloud: Cloud) -> None:
+    """Defect B3 of the stock drivers."""
     cut, silent = Victim(cloud, "host1"), Victim(cloud, "host3")  # both at once: each takes half a minute
     with rate(cloud.lab, "host1", "30mbit"), rate(cloud.lab, "host3", "30mbit"):
         cut.start()

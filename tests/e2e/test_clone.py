@@ -92,6 +92,7 @@ def test_a_contiguous_change_of_incompressible_data_costs_what_it_is(cloud: Clou
 @on_every_fs
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image_arrives_cold_and_warm(cloud: Cloud, host: str, name: str) -> None:
+    """Defect A5 of the stock drivers."""
     image = cloud.known(name)
     for vm in (cloud.vm(image, host), cloud.vm(image, host)):
         cloud.clone(image, vm).succeeded()
@@ -101,6 +102,7 @@ def test_an_image_arrives_cold_and_warm(cloud: Cloud, host: str, name: str) -> N
 
 @on_every_fs
 def test_a_larger_disk_is_the_image_and_a_hole(cloud: Cloud, host: str) -> None:
+    """Defect A12 of the stock drivers."""
     image = cloud.known("odd")
     whole = image.file.read_bytes()
     for _ in ("cold", "warm"):
@@ -115,6 +117,7 @@ def test_a_larger_disk_is_the_image_and_a_hole(cloud: Cloud, host: str) -> None:
 
 @on_every_fs
 def test_a_disk_that_may_not_be_sparse_is_allocated_and_its_own(cloud: Cloud, host: str) -> None:
+    """Defect A12 of the stock drivers."""
     image = cloud.known("like")
     for _ in ("cold", "warm"):
         vm = cloud.vm(image, host, SPARSE="NO", SIZE=40, ORIGINAL_SIZE=32)
@@ -152,6 +155,7 @@ def test_a_disk_that_may_not_be_sparse_shares_no_block_with_what_it_was_made_of(
 @on_every_fs
 @pytest.mark.parametrize("name", ["kernel", "initrd"])
 def test_boot_files_are_copied(cloud: Cloud, host: str, name: str) -> None:
+    """Defect A11 of the stock drivers."""
     kernel = cloud.image(lambda path: path.write_bytes(os.urandom(3 * MIB + 5)), store=FILES, mode=0o400)
     vm = cloud.vm(None, host)
     cloud.clone(kernel, vm, name).succeeded()

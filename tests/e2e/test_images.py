@@ -246,6 +246,7 @@ def test_a_full_datastore_leaves_disk_and_images(cloud: Cloud) -> None:
 
 
 def test_a_cut_link_leaves_nothing_at_the_name_and_is_gone_on_from(cloud: Cloud) -> None:
+    """Defect B3 of the stock drivers."""
     image, vm = used(cloud, "xfs", 57)
     random_data(vm.path / "disk.0", SIZE, seed=58)
     before = state(image.file, vm.path / "disk.0")

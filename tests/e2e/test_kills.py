@@ -95,6 +95,7 @@ def assert_whole(path: Path, image: Image) -> bool:
 
 @pytest.mark.parametrize(("victim", "phase"), [(victim, phase) for victim in VICTIMS for phase in VICTIMS[victim]])
 def test_killed(cloud: Cloud, victim: str, phase: str, record_property: Callable[[str, object], None]) -> None:
+    """Defect A5 of the stock drivers."""
     hits = errors = 0
     for _ in range(20 * KILLS):
         if hits == KILLS:

@@ -54,7 +54,7 @@ def call(
     entry = cloud.lab.one_location / "var/remotes/tm/fastcopy" / action
     argv = [entry, one, other, f"{cloud.lab.datastores}/{store}/{vm.id}", str(vm.id), str(store), *more]
     done = cloud.lab.fe.run([str(word) for word in argv], env={**cloud.environment, **environment}, input=stdin)
-    return Outcome(done.returncode, done.stderr.decode(), done.stdout.decode())
+    return Outcome(done.returncode, done.stderr.decode(), done.stdout.decode(), frozenset([str(vm.id)]))
 
 
 def calls(cloud: Cloud) -> list[str]:
@@ -97,6 +97,7 @@ def test_there_and_back(moving: Cloud, daemon: str) -> None:
 
 
 def test_nothing_is_removed_where_both_hosts_have_one_directory(moving: Cloud, shared: tuple[str, str]) -> None:  # noqa: F811
+    """Defect B6 of the stock drivers."""
     one, other = shared
     vm, wanted = house(moving, one, "empty")
     moving.lab.oned.move_vm(vm.id, other)
@@ -106,7 +107,10 @@ def test_nothing_is_removed_where_both_hosts_have_one_directory(moving: Cloud, s
 
 
 def test_nothing_is_removed_on_the_strength_of_names(moving: Cloud) -> None:
-    """One machine with two names; a source that is not there; a call of another driver; a migration that failed."""
+    """One machine with two names; a source that is not there; a call of another driver; a migration that failed.
+
+    Defect B6 of the stock drivers.
+    """
     vm, wanted = house(moving, "host1", "empty")
     alias = moving.node(vm).address
     for action in ("premigrate", "postmigrate"):

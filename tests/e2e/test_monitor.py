@@ -55,6 +55,7 @@ def mib(path: Path) -> int:
 
 
 def test_the_probe_reports_what_the_disks_hold(cloud: Cloud) -> None:
+    """Defect A9 of the stock drivers."""
     host = cloud.lab.hosts["host1"]
     raw = cloud.image(lambda path: random_data(path, 3 * MIB))
     os.truncate(raw.file, 64 * MIB)

@@ -169,7 +169,10 @@ def test_to_another_datastore_of_the_same_host(moving: Cloud) -> None:
 
 
 def test_one_machine_under_another_name(moving: Cloud) -> None:
-    """The same place: nothing is moved, nothing removed, in whichever direction.  Another datastore: renamed."""
+    """The same place: nothing is moved, nothing removed, in whichever direction.  Another datastore: renamed.
+
+    Defect B5 of the stock drivers.
+    """
     vm, wanted = house(moving, "host3")
     alias = moving.node(vm).address
     for source, target in (("host3", alias), (alias, "host3")):
@@ -229,6 +232,7 @@ def fails_and_succeeds(
 
 
 def test_a_destination_that_is_full_or_read_only(moving: Cloud) -> None:
+    """Defect B4 of the stock drivers."""
     vm, wanted = house(moving, "host1")
     target = node_of(moving, "host3")
     here = at(moving, vm, "host3")

@@ -141,6 +141,7 @@ def read_during_mvds(cloud: Cloud) -> None:
 
 
 def test_a_reader_sees_the_old_or_the_new_image(cloud: Cloud) -> None:
+    """Defect B3 of the stock drivers."""
     read_during_mvds(cloud)
 
 

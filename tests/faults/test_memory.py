@@ -26,6 +26,7 @@ def remember(site: Site, layout: str) -> None:
 
 
 def test_a_clone_fails_once_and_the_repeat_reads_the_image(harness: Harness, plain: Site) -> None:
+    """Defect C3 of the stock drivers."""
     walk = Walk(harness, plain, CLONE_COLD)
     plain.restore(None)
     remember(plain, "ABXaC0AbD")

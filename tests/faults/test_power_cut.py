@@ -82,6 +82,7 @@ SHARING = [CLONE_COLD, CLONE_WARM, CLONE_NEXT, MVDS, CLONE_TREE, CLONE_OVER_TREE
 def test_power_cut_at_every_arrow(
     harness: Harness, volumes: Callable[[str], Site], totals: Totals, fs: str, scenario: Scenario
 ) -> None:
+    """Defect A5 of the stock drivers."""
     walk = Walk(harness, volumes(fs), scenario).without_common()
     assert broken_rules(walk.lines) == []
     report = walk.cuts()

@@ -135,9 +135,15 @@ class Session:
             if self._move:
                 return Failure.of(self._move.told(error))
             typed = classify(error, f"working on {disk}")
-            if isinstance(typed, NoSpace) and self._intake:
-                self._intake.no_room()
+            if isinstance(typed, NoSpace):
+                self._no_room()
             return Failure.of(typed)
+
+    def _no_room(self) -> None:
+        if self._intake:
+            self._intake.no_room()
+        if self._tree:
+            self._tree.give_up()
 
     def heard(self) -> None:
         """The front-end gave a sign of life.  `Superseded` if a newer action waits for this one's end."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import Iterable, List, Optional
 
 from ..core.chain import check_whole
-from ..core.errors import Refused, classify
+from ..core.errors import FastcopyError, NoSpace, Refused, classify
 from ..core.files import Files, lock
-from ..core.paths import has, open_directory, open_parent, relative_to_any
+from ..core.paths import has, is_named, open_directory, open_parent, relative_to_any
+from ..core.publish import staging_name
 from ..core.receipt import Receipt
-from ..core.tree import open_staging_tree, publish_members, tree_name
+from ..core.tree import open_staging_tree, publish_members, remove_tree, tree_name
 from ..core.tree_messages import TreeListed
 from .host import Host
 from .image import ImageTree, ManifestStore
@@ -76,8 +78,11 @@ class PullTree:
                 pulled.append(await self._pull(None))
                 receipt = pulled[-1].receipt
             return Pulled(receipt, sum(one.fetched for one in pulled), self._host.wire_bytes)
-        except OSError as error:
-            raise classify(error, f"writing {self._path}") from error
+        except (OSError, NoSpace) as error:
+            typed = classify(error, f"writing {self._path}")
+            if isinstance(typed, NoSpace):
+                await in_thread(self._give_up)
+            raise typed from error
         finally:
             for fd in (self._parent, self._tree, self._old):
                 if fd is not None and fd >= 0:
@@ -97,6 +102,13 @@ class PullTree:
         status = has(self._parent, tree_name(self._final))
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._old = open_directory(self._parent, tree_name(self._final), tree_name(self._path))
+
+    def _give_up(self) -> None:
+        """Remove what is staged, unless it has its name: a half that cannot be completed only keeps it full."""
+        name = staging_name(tree_name(self._final))
+        if self._tree >= 0 and is_named(self._parent, name, self._tree):
+            with suppress(OSError, FastcopyError):
+                remove_tree(self._files, self._parent, name, name)
 
     def _publish(self) -> Receipt:
         active, shown = self._listed.active, tree_name(self._path)

@@ -143,7 +143,10 @@ def test_limit(cache: List[Candidate], excess: int, min_age: int, now: int) -> N
 
 @given(caches(), st.integers(1, 200))
 def test_removing_one_after_the_other_reaches_room_or_stops(cache: List[Candidate], shortfall: int) -> None:
-    """Entries that share only with one another: every block that the last of them held is free then."""
+    """Entries that share only with one another: every block that the last of them held is free then.
+
+    Defect C2 of the stock drivers.
+    """
     left = [image._replace(pinned=False) for image in cache]
     total = sum(image.exclusive for image in left) + len({block for image in left for block in blocks(image)})
     for image in list(left):

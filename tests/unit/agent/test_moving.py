@@ -142,6 +142,7 @@ def test_what_was_moved_before_is_known_by_source_and_sequence(sides: Tuple[Side
 
 @pytest.mark.parametrize("change", ["write", "add", "remove", "touch"])
 def test_a_source_that_is_written_meanwhile_stays(sides: Tuple[Side, Side], change: str) -> None:
+    """Defect B9 of the stock drivers."""
     source, target = sides
     furnish(source.directory)
     guard(*sides)
@@ -173,6 +174,7 @@ def test_a_file_that_is_written_while_it_is_read_is_not_taken(sides: Tuple[Side,
 
 
 def test_the_source_goes_on_no_other_receipt(sides: Tuple[Side, Side]) -> None:
+    """Defect B9 of the stock drivers."""
     source, target = sides
     furnish(source.directory)
     guard(*sides)

@@ -92,6 +92,7 @@ def test_a_lease_from_the_future_or_of_an_agent_that_is_gone_counts_for_nothing(
 
 
 def test_leased_room_is_not_free(cache: Cache, capacity: Callable[[int], None]) -> None:
+    """Defect A7 of the stock drivers."""
     capacity(4)
     add(cache, "AA")
     held = Lease(Files(), cache, 2 * CHUNK)
@@ -136,6 +137,7 @@ def test_what_a_cut_off_transfer_left_is_removed(cache: Cache) -> None:
 
 
 def test_what_somebody_still_writes_stays_however_old(cache: Cache) -> None:
+    """Defect A6 of the stock drivers."""
     path = scratch(cache, staging_name("x.img"), EXPIRY * 100)
     holder = os.open(path, os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_EX)
@@ -224,6 +226,7 @@ def test_without_limits_an_image_fits_that_the_file_system_holds(cache: Cache, c
     "options", [{"limit": 4 * CHUNK}, {"limit_percent": 40}, {"limit": 4 * CHUNK, "limit_percent": 90}]
 )
 def test_the_oldest_go_for_the_limit(cache: Cache, capacity: Callable[[int], None], options: Dict[str, int]) -> None:
+    """Defect C2 of the stock drivers."""
     capacity(10)
     add(cache, "AA", used=10.0)
     b = add(cache, "BB", used=20.0)

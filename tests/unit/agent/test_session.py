@@ -18,6 +18,7 @@ from tm_fastcopy.core.errors import BadChunk, NoSpace, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.receipt import Receipt
+from tm_fastcopy.core.tree_messages import BeginTree, Member, pack_names
 
 from .conversation import Conversation
 from .entries import KEY
@@ -345,6 +346,20 @@ def test_a_full_disk_while_it_is_assembled(talk: Talk, base: Path, sharing: bool
     manifest = manifest_of("A")
     failure = one.refused(messages.Offer.make(0, manifest.digests, [(0, CHUNK)]))
     assert failure.kind == NoSpace.kind and "make room" in failure.text
+    assert os.listdir(base / "42") == []
+
+
+def test_a_tree_whose_second_file_finds_no_room_keeps_nothing(talk: Talk, base: Path) -> None:
+    files = RecordingFiles()
+    one = talk(files=files)
+    assert one.ask(BeginTree("raw", pack_names(["0", "1"]))) == wire.Done()
+    one.ask(Member("0"))
+    receipt(one.push("AB"))
+    assert os.listdir(base / "42" / staging_name("disk.0.snap")) == ["0"]
+    one.ask(Member("1"))
+    one.begin("C")
+    files.failing["allocate"] = errno.ENOSPC
+    assert one.refused(messages.Offer.make(0, manifest_of("C").digests, [(0, CHUNK)])).kind == NoSpace.kind
     assert os.listdir(base / "42") == []
 
 

@@ -450,6 +450,7 @@ def test_a_disk_that_may_not_be_sparse_is_allocated_again(base: Path, vm: Path) 
 def test_going_back_on_a_full_file_system_leaves_the_disk(
     base: Path, vm: Path, flat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Defect B7 of the stock drivers."""
     create(base, 0, format=flat)
     write_flat(vm, b"now")
     before = state(vm)

@@ -247,6 +247,7 @@ def test_limits_hold_in_all_and_for_a_host() -> None:
 
 
 def test_a_transfer_between_two_hosts_counts_once_and_none_waits_for_another_in_a_circle() -> None:
+    """Defect A4 of the stock drivers."""
     async def scene() -> None:
         limits = Limits(total=1, per_host=1)
         done: List[str] = []

@@ -40,6 +40,7 @@ def run(datastore: Path) -> dict[int, list[str]]:
 
 
 def test_a_raw_disk_is_what_it_holds_and_not_what_it_could(tmp_path: Path) -> None:
+    """Defect A9 of the stock drivers."""
     allocate(tmp_path / "7/disk.0", 3 * MIB, apparent=4096 * MIB)
     allocate(tmp_path / "7/disk.1", 4096)
     allocate(tmp_path / "7/disk.2", 0, apparent=100 * MIB)
@@ -48,6 +49,7 @@ def test_a_raw_disk_is_what_it_holds_and_not_what_it_could(tmp_path: Path) -> No
 
 
 def test_a_tree_with_more_than_ten_files(tmp_path: Path) -> None:
+    """Defect A9 of the stock drivers."""
     tree = tmp_path / "12/disk.3.snap"
     for number in range(12):
         allocate(tree / str(number), number * MIB)
@@ -84,6 +86,7 @@ def test_what_is_no_disk_is_not_counted(tmp_path: Path) -> None:
 
 
 def test_one_odd_vm_hides_no_other(tmp_path: Path) -> None:
+    """Defect A9 of the stock drivers."""
     (tmp_path / "1").mkdir()  # no disk yet
     allocate(tmp_path / "2/deployment.0", MIB)
     (tmp_path / "3").mkdir()
