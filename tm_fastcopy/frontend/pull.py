@@ -278,15 +278,16 @@ class Pull:
 
     def _publish(self, staging: Staging, manifest: Manifest, mode: int) -> Receipt:
         """Give the image its name, and remember what is in it: the next action need not read it."""
+        dated = -1
         try:
-            backdate(self._files, staging.fd)
-            dated = True
+            dated = backdate(self._files, staging.fd)
         except OSError:
-            dated = False  # then the next action reads it
+            pass  # then the next action reads it
         staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
         receipt = replace(self._files, staged, self._name, self._file, mode)
-        if dated:
-            self._store.put_written(Identity.of(os.fstat(staging.fd)), manifest)
+        identity = Identity.of(os.fstat(staging.fd))
+        if identity.mtime_ns == dated:  # it has had its name for a moment, and somebody may have written to it
+            self._store.put_written(identity, manifest)
         return receipt
 
     def _check_header(self, staging: Staging, old: Optional[_OldImage]) -> None:
