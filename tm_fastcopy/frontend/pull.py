@@ -21,7 +21,7 @@ from ..core.identity import Identity, backdate
 from ..core.image_messages import Keep
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
-from ..core.paths import has, relative_to_any
+from ..core.paths import has, is_named, relative_to_any
 from ..core.plan import Place
 from ..core.publish import Staged, publish, replace, staging_name
 from ..core.receipt import Receipt
@@ -181,7 +181,7 @@ class Pull:
         typed = classify(error, f"writing {self._path}")
         if not isinstance(typed, NoSpace):
             return typed
-        if staging:
+        if staging and is_named(self._directory, staging.name, staging.fd):  # not the old image, after the exchange
             self._files.unlink(self._directory, staging.name)  # a half that cannot be completed only keeps it full
         return NoSpace(
             f"the datastore of {self._path} is full ({free_bytes(self._directory) // 2**20} MiB free, up to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from tests.support import CHUNK, RecordingFiles, content, make_file, manifest_of
+from tm_fastcopy.core.errors import NoSpace
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.staging import Staging
@@ -67,3 +69,19 @@ def test_what_was_written_when_the_image_just_had_its_name_is_not_remembered_as_
     image = Image.open(str(store / "img"), [str(store)])
     assert pull._store.get(image) == (None if written else manifest_of("CD"))
     image.close()
+
+
+def test_a_full_datastore_right_after_the_exchange_does_not_cost_the_old_image(store: Path) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pull = pull_to(store, Interrupted(full))
+    staging = Staging.open(Files(), pull._directory, STAGING, 2 * CHUNK)
+    assert staging is not None
+    with pytest.raises(OSError) as caught:
+        pull._publish(staging, manifest_of("CD"), 0o660)
+    assert isinstance(pull._told(caught.value, staging), NoSpace)
+    staging.close()
+    os.close(pull._directory)
+    assert (store / "img").read_bytes() == content("CD")
+    assert (store / STAGING).read_bytes() == content("AB")  # no receipt was issued
