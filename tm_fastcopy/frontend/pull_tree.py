@@ -10,9 +10,9 @@ import os
 import stat
 from typing import Iterable, List, Optional
 
-from ..core.chain import check_whole
+from ..core.chain import check_whole, list_files
 from ..core.errors import Refused, classify
-from ..core.files import Files, lock
+from ..core.files import Files
 from ..core.paths import has, open_directory, open_parent, relative_to_any
 from ..core.receipt import Receipt
 from ..core.tree import open_staging_tree, publish_members, tree_name
@@ -88,9 +88,8 @@ class PullTree:
         return await made.run()
 
     def _open(self) -> None:
-        self._tree = open_staging_tree(self._files, self._parent, self._final, self._listed.names)
-        if not lock(self._tree):
-            raise Refused(f"another action is just bringing back {self._path}: repeat this one when it is done")
+        # Another front-end may be at it, in a thread that has not seen yet that its host has given it up.
+        self._tree = open_staging_tree(self._files, self._parent, self._final, self._listed.names, alone=True)
         image = has(self._parent, self._final)
         self._flat = image is not None and stat.S_ISREG(image.st_mode)
         status = has(self._parent, tree_name(self._final))
@@ -99,6 +98,9 @@ class PullTree:
 
     def _publish(self) -> Receipt:
         active, shown = self._listed.active, tree_name(self._path)
+        missing = sorted(set(self._listed.names) - set(list_files(self._tree, shown)))
+        if missing:
+            raise Refused(f"the files {', '.join(missing)[:200]} of {self._path} are gone again; it is as it was")
         if active:
             check_whole(self._tree, active, f"the tree of {self._path}")
         publish_members(self._files, self._parent, self._tree, self._final, self._path, active)
