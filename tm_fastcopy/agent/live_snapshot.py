@@ -17,6 +17,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Protocol, Sequence
 
+from ..core.chain import is_number
 from ..core.errors import FastcopyError, Refused, Superseded
 from ..core.files import Files
 from ..core.snapshot_messages import SnapCreateLive
@@ -250,6 +251,12 @@ def lay_over_live(overlays: Overlays, message: SnapCreateLive, guest: Guest) -> 
 def let_go_live(overlays: Overlays, snapshot: int, guest: Guest, target: str) -> None:
     """Have a VM that runs do without the file of a snapshot; whatever else rests on that is not its business."""
     name, sources = overlays.chain.file_of(snapshot), guest.sources(target)
+    written = os.path.basename(sources[0])
+    if is_number(written) and written != overlays.active:
+        raise Refused(
+            f"the VM that runs writes to {sources[0][:200]}, which is not where its disk leads to: power it off, look "
+            "at the tree, and repeat"
+        )
     open_files = {os.path.basename(path): path for path in sources[1:]}
     if name not in open_files:
         return  # it is on another branch than the one that the VM runs on

@@ -82,4 +82,4 @@ def _overlays(files: Files, directory: VmDirectory, active: Active, wish: Wish, 
     if wish.domain:
         let_go_live(overlays, wish.id, Virsh(files, directory, wish.domain, alive), wish.target)
         overlays = Overlays(files, directory, active, wish.share, alive)
-    return overlays.delete(wish.id)
+    return overlays.delete(wish.id, bool(wish.domain))

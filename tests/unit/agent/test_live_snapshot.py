@@ -232,6 +232,19 @@ def test_a_snapshot_on_another_branch(base: Path, vm: Path, tree: Path, running:
     assert running.calls == ["blockpull"]
 
 
+def test_the_file_that_a_running_vm_writes_to_is_never_replaced(
+    base: Path, vm: Path, tree: Path, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(base, 0)
+    running.writes("b")
+    before = (tree / "1").stat().st_ino
+    monkeypatch.setattr(module.Virsh, "sources", lambda *_: [str(vm / "disk.0")])  # it does not list what it rests on
+    refused(remove(base, 0), "rests on snapshot 0", "power it off")
+    monkeypatch.setattr(module.Virsh, "sources", lambda *_: [str(tree / "0")])  # nor is it where the link leads to
+    refused(remove(base, 0), "writes to", "power it off")
+    assert (tree / "1").stat().st_ino == before and shown(tree) == {"0": (None, "aa"), "1": ("0", "abb")}
+
+
 # --- copies ------------------------------------------------------------------------------------------------------
 
 
