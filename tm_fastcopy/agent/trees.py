@@ -18,7 +18,15 @@ from ..core.files import Files, room
 from ..core.paths import has, open_directory
 from ..core.receipt import Receipt
 from ..core.staging import need_room
-from ..core.tree import drop_staging_tree, find_active, open_staging_tree, publish_members, settle, tree_name
+from ..core.tree import (
+    clear_staging_tree,
+    drop_staging_tree,
+    find_active,
+    open_staging_tree,
+    publish_members,
+    settle,
+    tree_name,
+)
 from ..core.tree_messages import BeginTree, PublishTree, TreeListed, pack_names
 from . import qemu_img
 from .directory import VmDirectory
@@ -81,6 +89,10 @@ class TreeInTheMaking:
             self._files.sync(fd)
         finally:
             os.close(fd)
+
+    def no_room(self) -> None:
+        """Remove what was staged: the file system is full, and a part that cannot be completed only keeps it so."""
+        clear_staging_tree(self._files, self._directory.fd, self._directory.name, self.tree)
 
     def close(self) -> None:
         """Let go of it; what is staged stays, for the next action to resume."""

@@ -144,6 +144,16 @@ def drop_staging_tree(files: Files, parent: int, final: str) -> None:
         pass  # something is in it
 
 
+def clear_staging_tree(files: Files, parent: int, final: str, tree: int) -> None:
+    """Remove all that is staged in the tree, open as *tree*: it cannot be completed, and only keeps a disk full.
+
+    Does nothing if the staging name is not its own: then it has been published, and what has the name is the old tree.
+    """
+    name = staging_name(tree_name(final))
+    if is_named(parent, name, tree):
+        remove_tree(files, parent, name, name)
+
+
 def publish_tree(
     files: Files,
     parent: int,

@@ -6,16 +6,17 @@ so that only what changed travels.  The old tree, and the image, stay what they 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import Iterable, List, Optional
 
 from ..core.chain import check_whole, list_files
-from ..core.errors import Refused, classify
+from ..core.errors import FastcopyError, NoSpace, Refused, classify
 from ..core.files import Files
 from ..core.paths import has, open_directory, open_parent, relative_to_any
 from ..core.receipt import Receipt
-from ..core.tree import open_staging_tree, publish_members, tree_name
+from ..core.tree import clear_staging_tree, open_staging_tree, publish_members, tree_name
 from ..core.tree_messages import TreeListed
 from .host import Host
 from .image import ImageTree, ManifestStore
@@ -75,8 +76,12 @@ class PullTree:
                 pulled.append(await self._pull(None))
                 receipt = pulled[-1].receipt
             return Pulled(receipt, sum(one.fetched for one in pulled), self._host.wire_bytes)
-        except OSError as error:
-            raise classify(error, f"writing {self._path}") from error
+        except (OSError, NoSpace) as error:
+            typed = classify(error, f"writing {self._path}")
+            if isinstance(typed, NoSpace) and self._tree >= 0:
+                with contextlib.suppress(OSError, FastcopyError):
+                    await in_thread(clear_staging_tree, self._files, self._parent, self._final, self._tree)
+            raise typed from error
         finally:
             for fd in (self._parent, self._tree, self._old):
                 if fd is not None and fd >= 0:

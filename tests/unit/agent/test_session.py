@@ -13,7 +13,7 @@ from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file,
 from tm_fastcopy.agent import intake
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
-from tm_fastcopy.core import codec, messages, wire
+from tm_fastcopy.core import codec, messages, tree_messages, wire
 from tm_fastcopy.core.errors import BadChunk, NoSpace, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
@@ -344,6 +344,20 @@ def test_a_full_disk_while_it_is_assembled(talk: Talk, base: Path, sharing: bool
     files.failing["allocate"] = errno.ENOSPC
     manifest = manifest_of("A")
     failure = one.refused(messages.Offer.make(0, manifest.digests, [(0, CHUNK)]))
+    assert failure.kind == NoSpace.kind and "make room" in failure.text
+    assert os.listdir(base / "42") == []
+
+
+def test_a_full_disk_while_a_tree_is_assembled(talk: Talk, base: Path) -> None:
+    files = RecordingFiles(lacking=NO_SHARING)
+    one = talk(files=files)
+    one.ask(tree_messages.BeginTree("raw", tree_messages.pack_names(["0", "1"])), wire.Done)
+    one.ask(tree_messages.Member("0"), wire.Done)
+    one.push("A")
+    one.ask(tree_messages.Member("1"), wire.Done)
+    one.begin("B")
+    files.failing["allocate"] = errno.ENOSPC
+    failure = one.refused(messages.Offer.make(0, manifest_of("B").digests, [(0, CHUNK)]))
     assert failure.kind == NoSpace.kind and "make room" in failure.text
     assert os.listdir(base / "42") == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import make_file
-from tm_fastcopy.core.errors import FastcopyError, Refused
+from tm_fastcopy.core.errors import FastcopyError, NoSpace, Refused
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.tree_messages import TreeListed, pack_names
@@ -56,3 +57,22 @@ def test_a_tree_in_which_a_file_is_missing_is_not_published(tmp_path: Path) -> N
         pull._publish()
     assert os.listdir(tmp_path / "img.snap") == ["0"]
     close(pull)
+
+
+def test_a_full_datastore_is_not_kept_full_by_the_files_that_have_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_file(tmp_path / "img", "A")
+    (tmp_path / "img.snap").mkdir()
+    make_file(tmp_path / "img.snap" / "0", "A")
+    pull = pull_to(tmp_path, "0", "1")
+
+    async def full(slot: Any) -> None:
+        make_file(tmp_path / staging_name("img.snap") / slot.name, "B")
+        if slot.name == "1":
+            raise NoSpace("the datastore is full")
+
+    monkeypatch.setattr(pull, "_pull", full)
+    with pytest.raises(NoSpace):
+        asyncio.run(pull.run())
+    assert sorted(os.listdir(tmp_path)) == ["img", "img.snap"] and os.listdir(tmp_path / "img.snap") == ["0"]
