@@ -77,7 +77,7 @@ def snap(cloud: Cloud, vm: Vm, action: str, number: int, driver: str = "fastcopy
     """Run the entry point of a snapshot action."""
     entry = cloud.lab.one_location / "var/remotes/tm" / driver / f"snap_{action}"
     argv = [entry, vm.argument(), str(number), str(vm.id), str(SYSTEM)]
-    done = Running(cloud.lab.fe.popen(argv, env=cloud.environment)).outcome()
+    done = Running(cloud.lab.fe.popen(argv, env=cloud.environment), frozenset([str(vm.id)])).outcome()
     return done if driver == "fastcopy" else Outcome(done.code, "" if done.code == 0 else done.stderr, "")
 
 
