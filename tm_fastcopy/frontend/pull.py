@@ -70,6 +70,10 @@ class _OldImage:
         self.image, self.manifest, self.remembered, self.replaced = image, manifest, remembered, replaced
         self._places = {digest: index for index, digest in enumerate(manifest) if digest != ZERO_DIGEST}
 
+    def close(self) -> None:
+        """Close it."""
+        self.image.close()
+
     def find(self, digest: bytes) -> Optional[Place]:
         """Where the old image has a chunk."""
         index = self._places.get(digest)
@@ -172,10 +176,14 @@ class Pull:
             if self._pool:
                 await self._pool.cancel()
             if old:
-                old.image.close()
+                old.close()
             if staging:
                 staging.close()
-            os.close(self._directory)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the datastore; `run` does it."""
+        os.close(self._directory)
 
     def _told(self, error: Exception, staging: Optional[Staging]) -> FastcopyError:
         typed = classify(error, f"writing {self._path}")

@@ -83,9 +83,13 @@ class PullTree:
                     await in_thread(clear_staging_tree, self._files, self._parent, self._final, self._tree)
             raise typed from error
         finally:
-            for fd in (self._parent, self._tree, self._old):
-                if fd is not None and fd >= 0:
-                    os.close(fd)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the datastore; `run` does it."""
+        for fd in (self._parent, self._tree, self._old):
+            if fd is not None and fd >= 0:
+                os.close(fd)
 
     async def _pull(self, slot: Optional[Slot]) -> Pulled:
         common = self._store, self._settings, self._files, self._format, self._phases
