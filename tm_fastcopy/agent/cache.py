@@ -220,11 +220,15 @@ class Cache:
         """Name of the staging file of the image whose source has this key."""
         return staging_name(f"{key}.img")
 
-    def enter(self, staging: Staging, manifest: Manifest, key: str) -> None:
-        """Give a staged image its name and its manifest; *key* names its source, "" if that cannot be named."""
+    def enter(self, staging: Staging, manifest: Manifest, key: str, dated: bool = False) -> None:
+        """Give a staged image its name and its manifest; *key* names its source, "" if that cannot be named.
+
+        *dated*: it has an image's time already, and any other that it may have got since is to tell of a write.
+        """
         name = f"{manifest.id}.img"
         staged = Staged(self.fd, staging.name, staging.fd, manifest.id)
-        self.files.set_mtime(staging.fd, ENTRY_MTIME)
+        if not dated:
+            self.files.set_mtime(staging.fd, ENTRY_MTIME)
         publish(self.files, staged, name, f"{self.path}/{name}", ENTRY_MODE)
         self.add_manifest(manifest, key)
 

@@ -43,7 +43,8 @@ def open_live(files: Files, directory: VmDirectory, message: OpenLive, alive: Ca
             # what is in memory, so that the second one takes less time.
             if files.clone(copy, disk):
                 with standstill(files, directory, hypervisor, message.domain, _BRIEF):
-                    files.clone(copy, disk)
+                    if not files.clone(copy, disk):  # what the first has made is of no one moment
+                        raise FastcopyError(f"blocks of {directory.disk} cannot be shared any more: repeat the action")
                 return copy
             need_room(directory.disk, _allocated(disk), room(files, directory.fd, _allocated(disk)))
             return _copied(files, directory, hypervisor, message, disk, copy)

@@ -17,14 +17,20 @@ import time
 import xml.etree.ElementTree as ElementTree
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Protocol, Sequence
 
+from ..core.chain import is_number
 from ..core.errors import FastcopyError, Refused, Superseded
+from ..core.files import Files
 from ..core.snapshot_messages import SnapCreateLive
 from .copies import Copies
+from .directory import VmDirectory
+from .hypervisor import Hypervisor
 from .overlays import Overlays
+from .standstill import standstill
 
 VIRSH, SUDO = "virsh", "sudo"
 URI = "qemu:///system"
 _BRIEF = 60.0  # seconds for what changes a state, or asks for one
+_STILL = 30.0  # seconds that a VM may stand still for a reflink, or for its disk's new file
 _LONG = 3000.0  # seconds for what copies a disk. The front-end waits for 3600
 _LOOK = 0.05  # seconds between looks whether a program has ended
 _MOST = 1024 * 1024  # bytes of an answer; the description of a VM has some 10 KiB
@@ -35,8 +41,11 @@ _BUSY, _TRIES, _PAUSE = "active block job", 3, 5.0  # a copy of the same disk th
 class Guest(Protocol):
     """A VM that runs, as far as its snapshots need it."""
 
-    def at_rest(self, how: str) -> ContextManager[None]:
-        """Its file systems are at rest ("agent"), or it stands still ("suspend"), or nothing is done ("none")."""
+    def at_rest(self, how: str, bound: float = _STILL) -> ContextManager[None]:
+        """Its file systems are at rest ("agent"), or it stands still ("suspend"), or nothing is done ("none").
+
+        It goes on after *bound* seconds whatever happens.
+        """
 
     def sources(self, target: str) -> List[str]:
         """The paths of the files that it has open as the disk *target*: the active one, and what it rests on."""
@@ -54,25 +63,14 @@ class Guest(Protocol):
 class Virsh:
     """A VM of libvirt."""
 
-    def __init__(self, domain: str, alive: Callable[[], bool]) -> None:
-        self._domain, self._alive = domain, alive
+    def __init__(self, files: Files, directory: VmDirectory, domain: str, alive: Callable[[], bool]) -> None:
+        self._files, self._directory, self._domain, self._alive = files, directory, domain, alive
 
-    @contextlib.contextmanager
-    def at_rest(self, how: str) -> Iterator[None]:
+    def at_rest(self, how: str, bound: float = _STILL) -> ContextManager[None]:
         """See `Guest`."""
-        begin, end = {"agent": ("domfsfreeze", "domfsthaw"), "suspend": ("suspend", "resume")}.get(how, ("", ""))
-        try:
-            if begin:
-                self._ask(begin, self._domain)
-            yield
-        except BaseException:
-            # Also where it failed to begin: a VM must not be left standing because an answer was lost.
-            with contextlib.suppress(FastcopyError):
-                if end:
-                    self._ask(end, self._domain)
-            raise
-        if end:
-            self._ask(end, self._domain)
+        if how not in ("agent", "suspend"):
+            return contextlib.nullcontext()
+        return standstill(self._files, self._directory, Hypervisor(URI, _BRIEF), self._domain, bound, how)
 
     def sources(self, target: str) -> List[str]:
         """See `Guest`."""
@@ -198,7 +196,9 @@ def _wait(process: subprocess.Popen[bytes], shown: str, alive: Callable[[], bool
 # --- what is done with it ----------------------------------------------------------------------------------------
 
 
-def copy_live(copies: Copies, message: SnapCreateLive, source: int, alive: Callable[[], bool]) -> str:
+def copy_live(
+    copies: Copies, message: SnapCreateLive, source: int, guest: Guest, alive: Callable[[], bool]
+) -> str:
     """Snapshot of a flat disk, open as *source*, of a VM that runs."""
     if message.container:
         container = Container(message.domain, alive)
@@ -208,10 +208,9 @@ def copy_live(copies: Copies, message: SnapCreateLive, source: int, alive: Calla
                 copies.fill(target, source, path)
 
         return copies.create_live(message.id, source, lambda: container.at_rest("suspend"), copy_frozen)
-    guest = Virsh(message.domain, alive)
 
     def copy(path: str, target: int) -> None:
-        with guest.at_rest(message.freeze):
+        with guest.at_rest(message.freeze, _LONG):
             guest.copy(message.target, path)
 
     how = message.freeze if message.freeze == "agent" else "suspend"
@@ -231,19 +230,33 @@ def lay_over_live(overlays: Overlays, message: SnapCreateLive, guest: Guest) -> 
         before = overlays.prepare(message.id)
         overlays.lead_to(following)
     assert before is not None
+
+    def writes_there() -> bool:
+        return os.path.basename(guest.sources(message.target)[0]) == following
+
     try:
         with guest.at_rest(message.freeze):
-            guest.overlay(message.target, path)
-    except FastcopyError:
-        if os.path.basename(guest.sources(message.target)[0]) != following:
+            try:
+                guest.overlay(message.target, path)
+            except FastcopyError:  # perhaps only its answer was lost
+                if not writes_there():
+                    raise
+    except FastcopyError:  # also of a VM that writes there, and does not go on
+        if not writes_there():
             overlays.take_back(message.id, before)
-            raise
+        raise
     return f"{before} is frozen, and the VM writes to {following}"
 
 
 def let_go_live(overlays: Overlays, snapshot: int, guest: Guest, target: str) -> None:
     """Have a VM that runs do without the file of a snapshot; whatever else rests on that is not its business."""
     name, sources = overlays.chain.file_of(snapshot), guest.sources(target)
+    written = os.path.basename(sources[0])
+    if is_number(written) and written != overlays.active:
+        raise Refused(
+            f"the VM that runs writes to {sources[0][:200]}, which is not where its disk leads to: power it off, look "
+            "at the tree, and repeat"
+        )
     open_files = {os.path.basename(path): path for path in sources[1:]}
     if name not in open_files:
         return  # it is on another branch than the one that the VM runs on

@@ -105,8 +105,8 @@ class Overlays:
         self._lay_over(self.active, name, self.chain.headers[name].size)
         return f"{self.active} rests on {name}"
 
-    def delete(self, snapshot: int) -> str:
-        """Remove the snapshot's file when nothing rests on it any more."""
+    def delete(self, snapshot: int, running: bool = False) -> str:
+        """Remove the snapshot's file when nothing rests on it any more.  *running*: a VM writes to the active file."""
         name = self.chain.file_of(snapshot)
         if name == self.active:
             raise Refused(f"{self.shown}/{name} is the disk itself, so it is not removed")
@@ -115,6 +115,11 @@ class Overlays:
             other for number, other in self.chain.others.items() if number != str(snapshot)
         ):
             lifted = self.chain.children(name)
+            if running and self.active in lifted:  # it would go on writing to the file that was replaced
+                raise Refused(
+                    f"{self._directory.disk} rests on snapshot {snapshot}, and the VM that runs does not say that it "
+                    "has let go of it: power it off, and repeat"
+                )
             for child in lifted:
                 self._lift(child, name)
             self._remove(name)

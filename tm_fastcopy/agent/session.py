@@ -136,14 +136,17 @@ class Session:
                 return Failure.of(self._move.told(error))
             typed = classify(error, f"working on {disk}")
             if isinstance(typed, NoSpace):
-                self._no_room()
+                self._make_room()
             return Failure.of(typed)
 
-    def _no_room(self) -> None:
+    def _make_room(self) -> None:
         if self._intake:
             self._intake.no_room()
-        if self._tree:
-            self._tree.give_up()
+        try:
+            if self._tree:
+                self._tree.no_room()
+        except (OSError, FastcopyError):
+            pass  # the next action on the disk, or its removal, takes it away
 
     def heard(self) -> None:
         """The front-end gave a sign of life.  `Superseded` if a newer action waits for this one's end."""

@@ -29,7 +29,7 @@ from ..core.messages import DEFAULT_OPTIONS, PAGE_CHUNKS, CacheOptions
 from ..core.paths import has
 from ..core.staging import Staging
 from ..core.tree import find_active
-from .cache import KEPT, Cache, root
+from .cache import ENTRY_MTIME, KEPT, Cache, root
 from .directory import VmDirectory
 from .room import fit
 
@@ -166,11 +166,13 @@ class Shelved:
         """Make it an image.  Nobody waits."""
         cache, staging, note = self._cache, self._staging, self._note
         try:
-            # It was moved, not written, if its time is the same; a write from here on changes the time of an entry.
+            # It was moved, not written, if its time is the same.  A write from here on, also while it is read, changes
+            # the time that it has as an image.
             untouched = os.fstat(staging.fd).st_mtime_ns == self._mtime_ns
+            self._files.set_mtime(staging.fd, ENTRY_MTIME)
             proved = untouched and (note.proved or _is(staging.fd, note.manifest))
             if proved and not fit(self._files, cache, note.options, 0, 0):
-                cache.enter(staging, note.manifest, "")
+                cache.enter(staging, note.manifest, "", dated=True)
             else:
                 self._files.unlink(cache.fd, staging.name)
         except (OSError, FastcopyError):

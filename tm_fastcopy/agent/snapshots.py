@@ -35,7 +35,7 @@ def perform(files: Files, directory: VmDirectory, wish: Wish, alive: Callable[[]
         raise Refused(f"there is no {directory.disk} on this host") from error
     try:
         if not active.in_tree:
-            return Snapped(_copies(Copies(files, directory, wish.share, alive), directory, wish, alive))
+            return Snapped(_copies(files, Copies(files, directory, wish.share, alive), directory, wish, alive))
         if wish.format == RAW:
             raise Refused(f"{directory.disk} is a link into a tree, though oned says that it is a raw disk")
         return Snapped(_overlays(files, directory, active, wish, alive))
@@ -55,7 +55,7 @@ def _clear(files: Files, directory: VmDirectory) -> None:
         os.close(tree)
 
 
-def _copies(copies: Copies, directory: VmDirectory, wish: Wish, alive: Callable[[], bool]) -> str:
+def _copies(files: Files, copies: Copies, directory: VmDirectory, wish: Wish, alive: Callable[[], bool]) -> str:
     if isinstance(wish, SnapDelete):
         return copies.delete(wish.id)
     disk = open_file(directory.fd, directory.name, directory.disk)
@@ -63,7 +63,7 @@ def _copies(copies: Copies, directory: VmDirectory, wish: Wish, alive: Callable[
         if isinstance(wish, SnapRevert):
             return copies.revert(wish.id, wish.sparse, stat.S_IMODE(os.fstat(disk).st_mode))
         if isinstance(wish, SnapCreateLive):
-            return copy_live(copies, wish, disk, alive)
+            return copy_live(copies, wish, disk, Virsh(files, directory, wish.domain, alive), alive)
         return copies.create(wish.id, disk)
     finally:
         os.close(disk)
@@ -78,8 +78,8 @@ def _overlays(files: Files, directory: VmDirectory, active: Active, wish: Wish, 
     if isinstance(wish, SnapCreateLive):
         if wish.container:
             raise Refused("snapshots of a container that runs can be made of raw disks only: power it off, and repeat")
-        return lay_over_live(overlays, wish, Virsh(wish.domain, alive))
+        return lay_over_live(overlays, wish, Virsh(files, directory, wish.domain, alive))
     if wish.domain:
-        let_go_live(overlays, wish.id, Virsh(wish.domain, alive), wish.target)
+        let_go_live(overlays, wish.id, Virsh(files, directory, wish.domain, alive), wish.target)
         overlays = Overlays(files, directory, active, wish.share, alive)
-    return overlays.delete(wish.id)
+    return overlays.delete(wish.id, bool(wish.domain))

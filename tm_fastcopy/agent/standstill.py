@@ -85,10 +85,12 @@ class _Waker:
 
 @contextlib.contextmanager
 def standstill(
-    files: Files, directory: VmDirectory, hypervisor: Hypervisor, domain: str, bound: float
+    files: Files, directory: VmDirectory, hypervisor: Hypervisor, domain: str, bound: float, how: str = ""
 ) -> Iterator[None]:
     """Have the guest stand still in the block, for *bound* seconds at most beyond what virsh may take for a step.  One
-    that stands still already is left as it is."""
+    that stands still already is left as it is.  *how*: it is suspended only ("suspend"), or only its file systems are
+    frozen ("agent"), and if they cannot be that is an error; "" is both.
+    """
     if not hypervisor.is_running(domain):
         yield
         if hypervisor.is_running(domain):
@@ -99,7 +101,7 @@ def standstill(
     try:
         write_mark(files, directory, hypervisor.uri, domain)
         try:
-            _stop(hypervisor, domain, waker, undo)
+            _stop(hypervisor, domain, waker, undo, how)
             yield
             waker.check()
         finally:
@@ -109,18 +111,22 @@ def standstill(
         waker.leave()
 
 
-def _stop(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str]) -> None:
-    waker.before("F")
-    undo.append("F")
-    try:
-        hypervisor.freeze(domain)
-    except NotDone:
-        # Most guests have no agent.  One that was too slow may still freeze: it is thawed, without a promise.
-        undo[:] = ["?"]
-    waker.check()
-    waker.before("S")
-    undo.append("S")
-    hypervisor.suspend(domain)
+def _stop(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str], how: str) -> None:
+    if how != "suspend":
+        waker.before("F")
+        undo.append("F")
+        try:
+            hypervisor.freeze(domain)
+        except NotDone:
+            # Most guests have no agent.  One that was too slow may still freeze: it is thawed, without a promise.
+            undo[:] = ["?"]
+            if how:
+                raise
+        waker.check()
+    if how != "agent":
+        waker.before("S")
+        undo.append("S")
+        hypervisor.suspend(domain)
 
 
 def _go_on(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str]) -> None:

@@ -9,23 +9,21 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from contextlib import suppress
 from typing import Callable, NamedTuple
 
 from ..core import qcow2
 from ..core.chain import check_whole, is_number, list_files, list_members, open_member
-from ..core.errors import FastcopyError, Refused
+from ..core.errors import Refused
 from ..core.files import Files, room
-from ..core.paths import has, is_named, open_directory
-from ..core.publish import staging_name
+from ..core.paths import has, open_directory
 from ..core.receipt import Receipt
 from ..core.staging import need_room
 from ..core.tree import (
+    clear_staging_tree,
     drop_staging_tree,
     find_active,
     open_staging_tree,
     publish_members,
-    remove_tree,
     settle,
     tree_name,
 )
@@ -92,12 +90,9 @@ class TreeInTheMaking:
         finally:
             os.close(fd)
 
-    def give_up(self) -> None:
-        """Remove what is staged, unless it has its name: a half that cannot be completed only keeps the disk full."""
-        name = staging_name(tree_name(self._directory.name))
-        if is_named(self._directory.fd, name, self.tree):
-            with suppress(OSError, FastcopyError):
-                remove_tree(self._files, self._directory.fd, name, name)
+    def no_room(self) -> None:
+        """Remove what was staged: the file system is full, and a part that cannot be completed only keeps it so."""
+        clear_staging_tree(self._files, self._directory.fd, self._directory.name, self.tree)
 
     def close(self) -> None:
         """Let go of it; what is staged stays, for the next action to resume."""

@@ -41,13 +41,16 @@ class Identity(NamedTuple):
         return blake3.blake3(repr((machine, *self)).encode()).hexdigest(length=16)
 
 
-def backdate(files: Files, fd: int) -> None:
-    """Give a file that only we have written a time of modification that no write to come can give it.
+def backdate(files: Files, fd: int) -> int:
+    """Give a file that only we have written a time of modification that no write to come can give it; return it, in
+    nanoseconds: as long as the file has it, nobody has written to it since.
 
     It lies two seconds before the file's last change, by the file system's own clock, so from here on a write shows
     in the file's identity at once, also within one tick: that identity may be remembered without a rest.
     """
-    files.set_mtime(fd, (os.fstat(fd).st_ctime_ns - SETTLED_NS) // 1_000_000_000)
+    seconds = (os.fstat(fd).st_ctime_ns - SETTLED_NS) // 1_000_000_000
+    files.set_mtime(fd, seconds)
+    return seconds * 1_000_000_000
 
 
 def boot_id() -> str:

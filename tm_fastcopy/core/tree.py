@@ -22,7 +22,7 @@ import stat
 from typing import Callable, Collection, NamedTuple
 
 from .errors import Refused, Superseded
-from .files import Files
+from .files import Files, lock
 from .paths import has, is_named, open_directory
 from .publish import Staged, is_staging, make_durable, receipt_for, staging_name, still_ours
 from .receipt import Receipt
@@ -106,10 +106,13 @@ def _is_nothing(tree: int, name: str, final: str) -> bool:
 # --- publishing --------------------------------------------------------------------------------------------------
 
 
-def open_staging_tree(files: Files, parent: int, final: str, members: Collection[str] = (ACTIVE,)) -> int:
+def open_staging_tree(
+    files: Files, parent: int, final: str, members: Collection[str] = (ACTIVE,), alone: bool = False
+) -> int:
     """A descriptor of the directory in which the tree of *final* is staged; only staging files may be left in it.
 
-    Finishes or undoes first what was cut off.  A file of *members* is staged as `staging_name` of its name.
+    Finishes or undoes first what was cut off.  A file of *members* is staged as `staging_name` of its name.  *alone*
+    holds a lock on it (where no guard does): `Refused`, with nothing touched, if another is at work in it.
     """
     settle(files, parent, final)
     name = staging_name(tree_name(final))
@@ -119,6 +122,8 @@ def open_staging_tree(files: Files, parent: int, final: str, members: Collection
     files.make_directory(parent, name, 0o755)
     tree = open_directory(parent, name, name)
     try:
+        if alone and not lock(tree):
+            raise Refused(f"another action is just making {final} and its snapshots: repeat this one after it")
         # The rest is an old tree whose successor has its name, or a tree that was not published.  An old tree's
         # active file must not be written: something may still have it open.
         kept = {staging_name(member) for member in members}
@@ -137,6 +142,16 @@ def drop_staging_tree(files: Files, parent: int, final: str) -> None:
         files.remove_directory(parent, staging_name(tree_name(final)))
     except OSError:
         pass  # something is in it
+
+
+def clear_staging_tree(files: Files, parent: int, final: str, tree: int) -> None:
+    """Remove all that is staged in the tree, open as *tree*: it cannot be completed, and only keeps a disk full.
+
+    Does nothing if the staging name is not its own: then it has been published, and what has the name is the old tree.
+    """
+    name = staging_name(tree_name(final))
+    if is_named(parent, name, tree):
+        remove_tree(files, parent, name, name)
 
 
 def publish_tree(

@@ -25,6 +25,7 @@ PING = 5.0  # seconds; the agent takes 30 of silence for the front-end's end
 SILENCE = 30.0  # seconds: six pings without an answer; as long as an agent waits for us
 MOST = 8  # agents on a host: sshd lets a connection have ten sessions (MaxSessions)
 _ANSWER = 3600.0  # seconds for any one answer: the longest is a copy of a large image from the cache on ext4
+_LOOK = 0.02  # seconds between looks for answers that nobody waits for any more
 _KEPT = 2  # agents that stay on a host when nothing is to be done: 30 MB each
 _PIPELINE = 16  # questions that are sent before the first answer is awaited
 
@@ -46,7 +47,7 @@ class Agent:
         """Whether it was taken beyond the number that a host may have."""
         self._answers: Deque[asyncio.Future[Message]] = collections.deque()
         self._heard = asyncio.get_running_loop().time()
-        self._turn = asyncio.Lock()
+        self._turn, self._sending = asyncio.Lock(), asyncio.Lock()
         self.broken: asyncio.Future[FastcopyError] = asyncio.get_running_loop().create_future()
         """Done, with the reason, as soon as the agent is of no more use."""
         self._tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._ping())]
@@ -79,7 +80,8 @@ class Agent:
         while not self.broken.done():
             await asyncio.sleep(PING)
             try:
-                await self.channel.send(Ping())
+                async with self._sending:
+                    await self.channel.send(Ping())
             except FastcopyError as error:
                 self._break(error)
             silent = asyncio.get_running_loop().time() - self._heard
@@ -107,16 +109,27 @@ class Agent:
         """Send a message when there is room for its answer among those that are awaited; return the answer to come."""
         async with self._turn:
             while len(self._answers) >= _PIPELINE and not self.broken.done():
-                answered, _ = await asyncio.wait([self._answers[0]], timeout=_ANSWER)
-                if not answered:
-                    raise self._stuck()
+                await self._answer_to_any()
             if self.broken.done():
                 reason = self.broken.result()
                 raise type(reason)(str(reason))
             answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-            self._answers.append(answer)
-            await self.channel.send(message)
+            async with self._sending:  # who is cancelled before this has not asked
+                self._answers.append(answer)
+                await self.channel.send(message)
             return answer
+
+    async def _answer_to_any(self) -> None:
+        """Wait until something is answered, also if who asked has been cancelled."""
+        count, until = len(self._answers), asyncio.get_running_loop().time() + _ANSWER
+        while len(self._answers) == count and asyncio.get_running_loop().time() < until:
+            open_ = [answer for answer in self._answers if not answer.done()]
+            if open_:
+                await asyncio.wait(open_, timeout=_ANSWER, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(_LOOK)
+        if len(self._answers) == count:
+            raise self._stuck()
 
     async def _answer(self, answer: asyncio.Future[Message]) -> Message:
         """Wait for an answer; an agent that gives signs of life and none is stuck in a disk that does not answer."""

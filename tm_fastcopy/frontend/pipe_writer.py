@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from typing import List
+from typing import List, Optional
 
 from ..core.buffer import Buffer
 from ..core.errors import LinkLost
@@ -30,6 +30,7 @@ class PipeWriter:
             fcntl.fcntl(fd, 1031, _SIZE)  # F_SETPIPE_SZ
         self._turn = asyncio.Lock()
         self._torn = False
+        self._waiting: Optional[asyncio.Future[None]] = None
 
     async def write(self, *pieces: Buffer) -> None:
         """Write all *pieces*; returns when the pipe has taken them.  `LinkLost` if nobody reads it any more.
@@ -62,13 +63,14 @@ class PipeWriter:
     async def _room(self) -> None:
         """Wait until there is room for more than a little, or nobody reads any more."""
         loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        fd = self._fd
-        loop.add_writer(fd, _settle, ready)
+        ready = self._waiting = loop.create_future()
+        loop.add_writer(self._fd, _settle, ready)
         try:
             await ready
         finally:
-            loop.remove_writer(fd)
+            self._waiting = None
+            if self._fd >= 0:  # the number of one that was closed may be another's by now
+                loop.remove_writer(self._fd)
         await asyncio.sleep(_GATHER)
         if self._fd < 0:
             raise LinkLost("the connection was closed")
@@ -79,6 +81,8 @@ class PipeWriter:
             asyncio.get_running_loop().remove_writer(self._fd)
             os.close(self._fd)
             self._fd = -1
+            if self._waiting:
+                _settle(self._waiting)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

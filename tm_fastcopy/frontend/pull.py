@@ -21,7 +21,7 @@ from ..core.identity import Identity, backdate
 from ..core.image_messages import Keep
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
-from ..core.paths import has, relative_to_any
+from ..core.paths import has, is_named, relative_to_any
 from ..core.plan import Place
 from ..core.publish import Staged, publish, replace, staging_name
 from ..core.receipt import Receipt
@@ -70,6 +70,10 @@ class _OldImage:
     def __init__(self, image: Image, manifest: Manifest, remembered: bool, replaced: bool) -> None:
         self.image, self.manifest, self.remembered, self.replaced = image, manifest, remembered, replaced
         self._places = {digest: index for index, digest in enumerate(manifest) if digest != ZERO_DIGEST}
+
+    def close(self) -> None:
+        """Close it."""
+        self.image.close()
 
     def find(self, digest: bytes) -> Optional[Place]:
         """Where the old image has a chunk."""
@@ -176,10 +180,14 @@ class Pull:
             if self._pool:
                 await self._pool.cancel()
             if old:
-                old.image.close()
+                old.close()
             if staging:
                 staging.close()
-            os.close(self._directory)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the datastore; `run` does it."""
+        os.close(self._directory)
 
     def _shrank(self, size: int, before: int) -> bool:
         """Whether a disk of so many bytes has lost some of what its image had."""
@@ -189,7 +197,7 @@ class Pull:
         typed = classify(error, f"writing {self._path}")
         if not isinstance(typed, NoSpace):
             return typed
-        if staging:
+        if staging and is_named(self._directory, staging.name, staging.fd):  # not the old image, after the exchange
             self._files.unlink(self._directory, staging.name)  # a half that cannot be completed only keeps it full
         return NoSpace(
             f"the datastore of {self._path} is full ({free_bytes(self._directory) // 2**20} MiB free, up to "
@@ -286,15 +294,16 @@ class Pull:
 
     def _publish(self, staging: Staging, manifest: Manifest, mode: int) -> Receipt:
         """Give the image its name, and remember what is in it: the next action need not read it."""
+        dated = -1
         try:
-            backdate(self._files, staging.fd)
-            dated = True
+            dated = backdate(self._files, staging.fd)
         except OSError:
-            dated = False  # then the next action reads it
+            pass  # then the next action reads it
         staged = Staged(self._directory, staging.name, staging.fd, manifest.id)
         receipt = replace(self._files, staged, self._name, self._file, mode)
-        if dated:
-            self._store.put_written(Identity.of(os.fstat(staging.fd)), manifest)
+        identity = Identity.of(os.fstat(staging.fd))
+        if identity.mtime_ns == dated:  # it has had its name for a moment, and somebody may have written to it
+            self._store.put_written(identity, manifest)
         return receipt
 
     def _check_header(self, staging: Staging, old: Optional[_OldImage]) -> None:

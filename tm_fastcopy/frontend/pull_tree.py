@@ -6,18 +6,17 @@ so that only what changed travels.  The old tree, and the image, stay what they 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from contextlib import suppress
 from typing import Iterable, List, Optional
 
-from ..core.chain import check_whole
+from ..core.chain import check_whole, list_files
 from ..core.errors import FastcopyError, NoSpace, Refused, classify
-from ..core.files import Files, lock
-from ..core.paths import has, is_named, open_directory, open_parent, relative_to_any
-from ..core.publish import staging_name
+from ..core.files import Files
+from ..core.paths import has, open_directory, open_parent, relative_to_any
 from ..core.receipt import Receipt
-from ..core.tree import open_staging_tree, publish_members, remove_tree, tree_name
+from ..core.tree import clear_staging_tree, open_staging_tree, publish_members, tree_name
 from ..core.tree_messages import TreeListed
 from .host import Host
 from .image import ImageTree, ManifestStore
@@ -80,13 +79,18 @@ class PullTree:
             return Pulled(receipt, sum(one.fetched for one in pulled), self._host.wire_bytes)
         except (OSError, NoSpace) as error:
             typed = classify(error, f"writing {self._path}")
-            if isinstance(typed, NoSpace):
-                await in_thread(self._give_up)
+            if isinstance(typed, NoSpace) and self._tree >= 0:
+                with contextlib.suppress(OSError, FastcopyError):
+                    await in_thread(clear_staging_tree, self._files, self._parent, self._final, self._tree)
             raise typed from error
         finally:
-            for fd in (self._parent, self._tree, self._old):
-                if fd is not None and fd >= 0:
-                    os.close(fd)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the datastore; `run` does it."""
+        for fd in (self._parent, self._tree, self._old):
+            if fd is not None and fd >= 0:
+                os.close(fd)
 
     async def _pull(self, slot: Optional[Slot]) -> Pulled:
         common = self._store, self._settings, self._files, self._format, self._phases
@@ -94,24 +98,19 @@ class PullTree:
         return await made.run()
 
     def _open(self) -> None:
-        self._tree = open_staging_tree(self._files, self._parent, self._final, self._listed.names)
-        if not lock(self._tree):
-            raise Refused(f"another action is just bringing back {self._path}: repeat this one when it is done")
+        # Another front-end may be at it, in a thread that has not seen yet that its host has given it up.
+        self._tree = open_staging_tree(self._files, self._parent, self._final, self._listed.names, alone=True)
         image = has(self._parent, self._final)
         self._flat = image is not None and stat.S_ISREG(image.st_mode)
         status = has(self._parent, tree_name(self._final))
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._old = open_directory(self._parent, tree_name(self._final), tree_name(self._path))
 
-    def _give_up(self) -> None:
-        """Remove what is staged, unless it has its name: a half that cannot be completed only keeps it full."""
-        name = staging_name(tree_name(self._final))
-        if self._tree >= 0 and is_named(self._parent, name, self._tree):
-            with suppress(OSError, FastcopyError):
-                remove_tree(self._files, self._parent, name, name)
-
     def _publish(self) -> Receipt:
         active, shown = self._listed.active, tree_name(self._path)
+        missing = sorted(set(self._listed.names) - set(list_files(self._tree, shown)))
+        if missing:
+            raise Refused(f"the files {', '.join(missing)[:200]} of {self._path} are gone again; it is as it was")
         if active:
             check_whole(self._tree, active, f"the tree of {self._path}")
         publish_members(self._files, self._parent, self._tree, self._final, self._path, active)

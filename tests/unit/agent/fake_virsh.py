@@ -2,11 +2,13 @@
 """virsh as far as live snapshots use it: a VM "one-42" whose disk "vda" is the file that `source` names.
 
 Beside the program lie `source` (the path that the VM writes to), `log` (one call a line), and files that make a call
-fail: `fail-<command>` before it has done anything, `late-<command>` after.  What the VM does, qemu-img does here.
+fail: `fail-<command>` before it has done anything, `late-<command>` after; `kill-<command>` kills who called.
+`paused` and `frozen` are there while the VM, or its file systems, are so.  What the VM does, qemu-img does here.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -44,8 +46,9 @@ def main():
     words = [word for word in sys.argv[1:] if word != "--quiet"]
     assert words[:2] == ["--connect", "qemu:///system"], words
     command, words = words[2], words[3:]
-    with open(path("log"), "a") as log:
-        log.write(" ".join([command, *words[1:]]) + "\n")
+    if command not in ("dumpxml", "domstate"):
+        with open(path("log"), "a") as log:
+            log.write(" ".join([command, *words[1:]]) + "\n")
     if os.path.exists(path("fail-" + command)):
         sys.exit(f"error: {command}: the VM does not want to")
     assert words[0] == "one-42", words
@@ -67,8 +70,18 @@ def main():
         subprocess.check_call(
             ["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", name, source()], cwd=os.path.dirname(source())
         )
+    elif command == "domstate":
+        print("paused" if os.path.exists(path("paused")) else "running")
+    elif command in ("suspend", "domfsfreeze"):
+        open(path("paused" if command == "suspend" else "frozen"), "w").close()
     else:
-        assert command in ("suspend", "resume", "domfsfreeze", "domfsthaw"), command
+        assert command in ("resume", "domfsthaw"), command
+        if command == "domfsthaw" and os.path.exists(path("paused")):
+            sys.exit("error: the guest agent does not answer")
+        if os.path.exists(path("paused" if command == "resume" else "frozen")):
+            os.unlink(path("paused" if command == "resume" else "frozen"))
+    if os.path.exists(path("kill-" + command)):
+        os.kill(os.getppid(), signal.SIGKILL)
     if os.path.exists(path("late-" + command)):
         sys.exit(f"error: {command}: connection reset")
 

@@ -92,6 +92,15 @@ def test_a_reflink_is_made_while_the_guest_stands_still(base: Path, virsh: Virsh
     assert left(base) == ["disk.0"]
 
 
+def test_a_reflink_under_the_running_guest_is_never_what_is_read(base: Path, virsh: Virsh, talk: Any) -> None:
+    class Once(Sharing):
+        def clone(self, target: int, source: int) -> bool:
+            return virsh.state == "running" and super().clone(target, source)
+
+    assert "cannot be shared any more" in talk(Once()).refused(LIVE).text
+    assert virsh.undisturbed() and left(base) == ["disk.0"]
+
+
 def test_a_guest_without_an_agent_is_suspended_only(base: Path, virsh: Virsh, talk: Any) -> None:
     virsh.behave({"domfsfreeze": "fail"})
     one = talk(Sharing())

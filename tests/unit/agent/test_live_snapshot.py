@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Iterator, List
@@ -28,6 +31,7 @@ from tests.unit.agent.test_snapshots import (
     write_flat,
 )
 from tm_fastcopy.agent import live_snapshot as module
+from tm_fastcopy.agent import standstill
 from tm_fastcopy.core.errors import FastcopyError, ProtocolError, Superseded
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.snapshot_messages import SnapCreateLive, SnapDelete, Snapped
@@ -68,14 +72,19 @@ class Running:
 
     def mends(self) -> None:
         """No call fails."""
-        for path in [*self.home.glob("fail-*"), *self.home.glob("late-*")]:
+        for path in [*self.home.glob("fail-*"), *self.home.glob("late-*"), *self.home.glob("kill-*")]:
             path.unlink()
 
     @property
     def calls(self) -> List[str]:
         """The calls so far that change something: their first words."""
         lines = (self.home / "log").read_text().splitlines() if (self.home / "log").exists() else []
-        return [line.split(" ")[0] for line in lines if line != "dumpxml"]
+        return [line.split(" ")[0] for line in lines]
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether it runs and nothing of it is frozen."""
+        return not (self.home / "paused").exists() and not (self.home / "frozen").exists()
 
 
 @pytest.fixture
@@ -85,8 +94,9 @@ def running(tmp_path: Path, vm: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     home.mkdir()
     if not os.path.lexists(vm / "disk.0"):
         write_flat(vm, b"one")
-    monkeypatch.setattr(module, "VIRSH", str(home / "virsh"))
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
     monkeypatch.setattr(module, "_PAUSE", 0.01)
+    monkeypatch.setattr(standstill, "_PAUSE", 0.01)
     yield Running(home, vm)
 
 
@@ -222,6 +232,19 @@ def test_a_snapshot_on_another_branch(base: Path, vm: Path, tree: Path, running:
     assert running.calls == ["blockpull"]
 
 
+def test_the_file_that_a_running_vm_writes_to_is_never_replaced(
+    base: Path, vm: Path, tree: Path, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(base, 0)
+    running.writes("b")
+    before = (tree / "1").stat().st_ino
+    monkeypatch.setattr(module.Virsh, "sources", lambda *_: [str(vm / "disk.0")])  # it does not list what it rests on
+    refused(remove(base, 0), "rests on snapshot 0", "power it off")
+    monkeypatch.setattr(module.Virsh, "sources", lambda *_: [str(tree / "0")])  # nor is it where the link leads to
+    refused(remove(base, 0), "writes to", "power it off")
+    assert (tree / "1").stat().st_ino == before and shown(tree) == {"0": (None, "aa"), "1": ("0", "abb")}
+
+
 # --- copies ------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +284,42 @@ def test_a_vm_that_does_not_want_to_be_copied(base: Path, vm: Path, running: Run
     assert "suspend" not in running.calls or "resume" in running.calls  # it does not stand for ever
     running.mends()
     assert isinstance(live(base, 0, "raw", files=Sharing()), Snapped)
+
+
+@pytest.mark.parametrize(("freeze", "step"), [("none", "suspend"), ("agent", "domfsfreeze")])
+def test_an_agent_that_is_killed_leaves_no_vm_standing(
+    base: Path, vm: Path, running: Running, freeze: str, step: str
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.agent import test_live_snapshot as t;"
+        f"t.live(Path(sys.argv[1]), 0, 'raw', {freeze!r}, t.Sharing())"
+    )
+    running.fails(f"kill-{step}")
+    argv = [sys.executable, "-c", code, str(base)]
+    assert subprocess.run(argv, cwd=Path(__file__).parents[3], timeout=60).returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while not running.undisturbed and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert running.undisturbed
+    running.mends()
+    assert isinstance(live(base, 0, "raw", freeze, Sharing()), Snapped)
+    assert sorted(os.listdir(vm)) == ["disk.0", "disk.0.snap"] and running.undisturbed
+
+
+def test_a_vm_that_was_paused_by_somebody_else_stays_so(base: Path, vm: Path, running: Running) -> None:
+    (running.home / "paused").touch()
+    assert isinstance(live(base, 0, "raw", files=Sharing()), Snapped)
+    assert running.calls == [] and not running.undisturbed
+
+
+def test_a_vm_with_overlays_that_stays_frozen_is_an_error(
+    base: Path, vm: Path, tree: Path, running: Running
+) -> None:
+    running.fails("fail-domfsthaw")
+    refused(live(base, 0, freeze="agent"), "domfsthaw", "stay frozen")
+    assert running.source == f"{tree}/1" and os.readlink(vm / "disk.0") == "disk.0.snap/1"
+    running.mends()
+    assert isinstance(live(base, 0, freeze="agent"), Snapped) and running.undisturbed  # whoever comes next thaws it
 
 
 def test_a_container_stands_still(

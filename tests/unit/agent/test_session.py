@@ -13,7 +13,7 @@ from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file,
 from tm_fastcopy.agent import intake
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
-from tm_fastcopy.core import codec, messages, wire
+from tm_fastcopy.core import codec, messages, tree_messages, wire
 from tm_fastcopy.core.errors import BadChunk, NoSpace, Refused, SourceChanged
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import staging_name
@@ -360,6 +360,20 @@ def test_a_tree_whose_second_file_finds_no_room_keeps_nothing(talk: Talk, base: 
     one.begin("C")
     files.failing["allocate"] = errno.ENOSPC
     assert one.refused(messages.Offer.make(0, manifest_of("C").digests, [(0, CHUNK)])).kind == NoSpace.kind
+    assert os.listdir(base / "42") == []
+
+
+def test_a_full_disk_while_a_tree_is_assembled(talk: Talk, base: Path) -> None:
+    files = RecordingFiles(lacking=NO_SHARING)
+    one = talk(files=files)
+    one.ask(tree_messages.BeginTree("raw", tree_messages.pack_names(["0", "1"])), wire.Done)
+    one.ask(tree_messages.Member("0"), wire.Done)
+    one.push("A")
+    one.ask(tree_messages.Member("1"), wire.Done)
+    one.begin("B")
+    files.failing["allocate"] = errno.ENOSPC
+    failure = one.refused(messages.Offer.make(0, manifest_of("B").digests, [(0, CHUNK)]))
+    assert failure.kind == NoSpace.kind and "make room" in failure.text
     assert os.listdir(base / "42") == []
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from tests.support import CHUNK, NO_SHARING, RecordingFiles, content, make_file, manifest_of
 from tm_fastcopy.agent import shelf
+from tm_fastcopy.agent.cache import Cache
 from tm_fastcopy.agent.shelf import Note
 from tm_fastcopy.core import image_messages, messages, wire
 from tm_fastcopy.core.errors import FastcopyError
 from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.paths import open_base
 
 from .conversation import Conversation
 from .test_live import Sharing
@@ -169,6 +171,32 @@ def test_content_that_is_not_what_was_read_never_becomes_an_image(
     end(one)
     remove(base, files)
     assert cached(base, ".img") == [] and cached(base, ".part") == []
+
+
+@pytest.mark.parametrize("during", ["_is", "fit"])
+def test_a_guest_that_still_writes_while_its_disk_becomes_an_image_is_noticed(
+    base: Path, disk: Path, talk: Any, during: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RecordingFiles(lacking=NO_SHARING)
+    one = talk(files)
+    bring_back(one)
+    end(one)
+    honest = getattr(shelf, during)
+    with disk.open("r+b", buffering=0) as guest:
+
+        def work(*arguments: Any) -> Any:
+            found = honest(*arguments)
+            os.pwrite(guest.fileno(), b"!", 0)
+            return found
+
+        monkeypatch.setattr(shelf, during, work)
+        remove(base, files)
+        assert os.pread(guest.fileno(), 1, 0) == b"!"
+    fd = open_base(str(base))
+    cache, _ = Cache.open(files, fd, str(base))
+    os.close(fd)
+    assert cache is not None and cache.image(manifest_of(LETTERS).id) is None
+    cache.close()
 
 
 def test_a_disk_with_a_second_name_is_left_to_it(base: Path, disk: Path, talk: Any) -> None:

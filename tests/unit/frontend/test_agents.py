@@ -107,6 +107,48 @@ def test_several_may_ask_many_things_at_once() -> None:
     play(scene)
 
 
+def test_who_is_cancelled_before_the_question_went_out_has_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "PING", 0.01)
+
+    async def scene() -> None:
+        one, link = agent()
+        turn, free, honest = asyncio.Lock(), asyncio.Event(), link.write
+
+        async def write(*pieces: bytes) -> None:
+            async with turn:  # as a pipe's writer has it
+                await free.wait()
+                await honest(*pieces)
+
+        monkeypatch.setattr(link, "write", write)
+        await asyncio.sleep(0.05)  # a ping is on its way out
+        first = asyncio.ensure_future(one.ask(messages.Get(1, 1, 1, True), messages.Put))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        free.set()
+        assert (await asyncio.wait_for(one.ask(messages.Get(2, 1, 1, True), messages.Put), 5)).index == 2
+        await one.end()
+
+    play(scene)
+
+
+def test_an_agent_that_is_stuck_is_given_up_also_if_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "_ANSWER", 0.2)
+
+    async def scene() -> None:
+        one, _ = agent(lambda message: wire.Pong() if isinstance(message, wire.Ping) else None)
+        asked = [asyncio.ensure_future(one.ask(messages.Get(i, 1, 1, True))) for i in range(agents._PIPELINE)]
+        await asyncio.sleep(0.01)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(LinkLost, match="at one thing"):
+            await asyncio.wait_for(one.ask(messages.CloseSource()), 5)
+        await one.end()
+
+    play(scene)
+
+
 def test_an_agent_that_is_alive_and_stuck_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "_ANSWER", 0.1)
     monkeypatch.setattr(agents, "PING", 0.01)

@@ -103,3 +103,26 @@ def test_one_that_was_closed_takes_nothing() -> None:
     asyncio.run(scene())
     assert os.read(read_end, 10) == b""
     os.close(read_end)
+
+
+def test_who_waits_for_room_is_told_that_it_was_closed_and_leaves_the_descriptor_to_its_next_owner() -> None:
+    read_end, write_end = os.pipe()
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        writer = PipeWriter(write_end)
+        other_read, other_write = os.pipe()
+        task = asyncio.ensure_future(writer.write(bytes(_LARGE)))  # nobody reads
+        await asyncio.sleep(0.01)
+        writer.close()
+        os.dup2(other_write, write_end)  # somebody else has the number now, and waits for room as well
+        heard = loop.create_future()
+        loop.add_writer(write_end, lambda: heard.done() or heard.set_result(None))
+        with pytest.raises(LinkLost):
+            await asyncio.wait_for(task, 5)
+        assert loop.remove_writer(write_end), "the next owner would not have been woken"
+        for fd in (write_end, other_read, other_write):
+            os.close(fd)
+
+    asyncio.run(scene())
+    os.close(read_end)
