@@ -54,7 +54,7 @@ def call(
     entry = cloud.lab.one_location / "var/remotes/tm/fastcopy" / action
     argv = [entry, one, other, f"{cloud.lab.datastores}/{store}/{vm.id}", str(vm.id), str(store), *more]
     done = cloud.lab.fe.run([str(word) for word in argv], env={**cloud.environment, **environment}, input=stdin)
-    return Outcome(done.returncode, done.stderr.decode(), done.stdout.decode())
+    return Outcome(done.returncode, done.stderr.decode(), done.stdout.decode(), frozenset({str(vm.id)}))
 
 
 def calls(cloud: Cloud) -> list[str]:
