@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict
+from typing import Dict, List
 
 from ..core.arriving import give_up
 from ..core.errors import ProtocolError, Refused, SourceChanged, classify
@@ -14,12 +15,13 @@ from ..core.identity import Identity
 from ..core.listing import FILE, Entry, identities, listing, open_place, tree_id
 from ..core.manifest import DEFAULT_CHUNK, DIGEST_SIZE, Manifest, check_geometry, chunk_count
 from ..core.messages import PAGE_CHUNKS
+from ..core.paths import is_mount
 from ..core.receipt import Receipt
 from ..core.tree import settle
 from .directory import VmDirectory
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_OLD = ".snap.fastcopy.old"
+_TREE = re.compile(r"\.?(disk\.[0-9]{1,9})\.snap(\.fastcopy\.old)?")  # a tree, or one that has stepped aside
 
 
 class SourceFile:
@@ -64,6 +66,9 @@ class Departure:
 
     def __init__(self, files: Files, directory: VmDirectory) -> None:
         self._files, self._directory = files, directory
+        if is_mount(directory.base_fd, directory.fd):  # it cannot be renamed in the end
+            raise Refused(f"{directory.path} is a mount point: unmount it and repeat the action")
+        directory.check_unused()
         self._settle()
         self.entries = listing(directory.fd, directory.path)
         self._before = identities(directory.fd, self.entries, directory.path)
@@ -71,10 +76,10 @@ class Departure:
         """Manifest ids of the files that were read to their ends, by path."""
 
     def _settle(self) -> None:
-        """Finish or undo exchanges of trees that were cut off: what is staged is not carried."""
-        for name in os.listdir(self._directory.fd):
-            if name.startswith(".disk.") and name.endswith(_OLD):
-                settle(self._files, self._directory.fd, name[1 : -len(_OLD)])
+        """Finish or undo exchanges of trees that were cut off: what is staged is not carried, nor is an intent."""
+        found = (_TREE.fullmatch(name) for name in os.listdir(self._directory.fd))
+        for disk in sorted({match.group(1) for match in found if match}):
+            settle(self._files, self._directory.fd, disk)
 
     def open(self, number: int) -> SourceFile:
         """Open file *number* of the listing."""
@@ -101,8 +106,14 @@ class Departure:
         directory = self._directory
         directory.check_fence()
         now = listing(directory.fd, directory.path)
-        if now != self.entries or identities(directory.fd, now, directory.path) != self._before:
+        same = _but_blocks(now) == _but_blocks(self.entries)
+        if not same or identities(directory.fd, now, directory.path) != self._before:
             raise SourceChanged(f"{directory.path} was changed while it was moved: repeat when nobody writes to it")
         directory.mark_gone()
         manifest = tree_id(self.entries, self.manifests)
         give_up(self._files, directory.base_fd, str(directory.vm), directory.path, manifest, receipt)
+
+
+def _but_blocks(entries: List[Entry]) -> List[Entry]:
+    """Entries without what is allocated, which changes when the kernel writes a file out, or trims it."""
+    return [entry._replace(data=0) for entry in entries]

@@ -177,7 +177,9 @@ class Move:
             names: List[str] = []
             if two:
                 other.fd = open_directory(other.base_fd, str(other.vm), other.path)
-                names = sorted(name for name in os.listdir(other.fd) if "\n" not in name)[:MAX_ENTRIES]
+                names = [name for name in os.listdir(other.fd) if "\n" not in name]
+                # What does not fit is cut off, and that must not be the disks: they decide what may be removed.
+                names = sorted(names, key=lambda name: (not name.startswith("disk."), name))[:MAX_ENTRIES]
             return said.Looked(same, "\n".join(names)[:_MOST_NAMES])
         finally:
             other.leave()
@@ -312,6 +314,8 @@ class Move:
         directory = self._directory
         if has(directory.base_fd, str(directory.vm)) is not None:
             directory.enter(create=False, driver="", alive=self._alive)
+            if message.prepare:  # afterwards it is the hypervisor who has said that the VM has gone
+                directory.check_unused()
             remove_directory(self._files, directory)
         else:
             remove_moved(self._files, directory)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple, Type
@@ -15,10 +18,11 @@ from tests.unit.agent.entries import add
 from tm_fastcopy.agent.cache import Cache
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
+from tm_fastcopy.core import listing
 from tm_fastcopy.core import move_messages as said
 from tm_fastcopy.core.errors import NoSpace
 from tm_fastcopy.core.files import Files
-from tm_fastcopy.core.listing import RECEIPT, TOKEN, encode
+from tm_fastcopy.core.listing import RECEIPT, TOKEN, Entry, encode
 from tm_fastcopy.core.manifest import Manifest, chunk_count
 from tm_fastcopy.core.messages import (
     CloseSource,
@@ -34,7 +38,9 @@ from tm_fastcopy.core.messages import (
     Stored,
     Wants,
 )
+from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.receipt import Receipt
+from tm_fastcopy.core.tree import INTENT
 from tm_fastcopy.core.wire import Done, Failure, Message
 
 ORIGIN = "host1:/source/42"
@@ -159,6 +165,91 @@ def test_a_source_that_is_written_meanwhile_stays(sides: Tuple[Side, Side], chan
         os.utime(source.directory / "empty", (1, 1))
     assert source.failed(said.Depart(published.receipt)).kind == "source-changed"
     assert (source.directory / "disk.0").exists()
+
+
+def test_a_directory_without_a_file_replaces_none_that_has_some(sides: Tuple[Side, Side]) -> None:
+    """The directory was moved, somebody made an empty one where it was, and oned replays the move."""
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    source.ask(said.Depart(target.ask(said.Arrive(), Published).receipt))
+    for side in sides:
+        side.end()
+    (source.directory / "backup").mkdir(parents=True)
+    again = Side(source.base, Files(), action=6), Side(target.base, Files(), action=6)
+    guard(*again)
+    listed = again[0].ask(said.BeginLeaving(), said.Listing)
+    assert "has no file in it" in again[1].failed(said.BeginArriving(ORIGIN, listed.blob)).text
+    for side in again:
+        side.end()
+    side = Side(source.base, Files(), action=7)
+    assert "has no file in it" in side.failed(said.Relocate(str(target.base), ORIGIN, "")).text
+    side.end()
+    assert (target.directory / "disk.0").read_bytes() == content("AB-C")
+
+
+def test_a_disk_that_a_process_uses_is_neither_replaced_nor_removed(base: Path, tmp_path: Path) -> None:
+    """oned was told that a live migration had failed, say, and it had not: the VM runs at the target."""
+    other = tmp_path / "datastores" / "101"
+    furnish(base / "42")
+    (other / "42" / "disk.1.snap").mkdir(parents=True)
+    make_file(other / "42" / "disk.1.snap" / "3", "AB")
+    (other / "42" / "disk.1").symlink_to("disk.1.snap/3")
+    with open(other / "42" / "disk.1", "rb") as used:  # QEMU holds shared locks on some bytes far behind
+        fcntl.fcntl(used, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))  # F_OFD_SETLK
+        side = Side(other, Files())
+        assert "a VM runs here" in side.failed(said.Clear(True)).text
+        side.end()
+        side = Side(base, Files())
+        assert "a VM runs here" in side.failed(said.Relocate(str(other), ORIGIN, "")).text
+        side.end()
+        sides = Side(base, Files(), action=6), Side(other, Files(), action=6)
+        guard(*sides)
+        listed = sides[0].ask(said.BeginLeaving(), said.Listing)
+        assert "a VM runs here" in sides[1].failed(said.BeginArriving(ORIGIN, listed.blob)).text
+        for side in sides:
+            side.end()
+        side = Side(other, Files(), action=7)
+        side.ask(said.TakeGuard(False))
+        assert "a VM runs here" in side.failed(said.BeginLeaving()).text
+        side.end()
+        assert (other / "42" / "disk.1").read_bytes() == content("AB")
+    side = Side(base, Files(), action=8)
+    assert relocate(side, other) == said.RENAMED
+    side.end()
+
+
+def test_an_exchange_of_trees_that_was_cut_off_is_finished_first(sides: Tuple[Side, Side]) -> None:
+    """What is staged stays behind: here that is the link to the disk, and the intent that says so."""
+    source, target = sides
+    furnish(source.directory)
+    tree = source.directory / "disk.1.snap"
+    tree.mkdir()
+    make_file(tree / "2", "AB")
+    (tree / INTENT).write_text("2")
+    (source.directory / "disk.1").symlink_to("disk.1.snap/7")  # that of the old tree
+    (source.directory / staging_name("disk.1")).symlink_to("disk.1.snap/2")
+    guard(*sides)
+    carry(source, target)
+    source.ask(said.Depart(target.ask(said.Arrive(), Published).receipt))
+    assert (target.directory / "disk.1").read_bytes() == content("AB")
+
+
+def test_a_source_that_is_only_written_out_meanwhile_goes(
+    sides: Tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are counted anew when the kernel allocates them: a checkpoint that was written a second ago, say."""
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    receipt = target.ask(said.Arrive(), Published).receipt
+    counted = listing.listing
+    more = lambda *a: [entry._replace(data=entry.data + 4096) for entry in counted(*a)]  # noqa: E731
+    monkeypatch.setattr("tm_fastcopy.agent.departure.listing", more)
+    source.ask(said.Depart(receipt))
+    assert not source.directory.exists()
 
 
 def test_a_file_that_is_written_while_it_is_read_is_not_taken(sides: Tuple[Side, Side]) -> None:
@@ -375,6 +466,9 @@ def test_looking_at_a_directory(base: Path, tmp_path: Path) -> None:
     side = Side(base, Files())
     assert side.ask(said.LookAt(str(other)), said.Looked) == said.Looked(False, "disk.0\nempty\ntpm")
     assert side.ask(said.LookAt(str(base)), said.Looked) == said.Looked(True, "")
+    for number in range(600):
+        (other / "42" / f"a file {number}").touch()
+    assert side.ask(said.LookAt(str(other)), said.Looked).names.startswith("disk.0\n")
     side.end()
 
 
@@ -386,6 +480,46 @@ def test_a_place_is_cleared(base: Path) -> None:
     side.ask(said.Clear(True))
     side.end()
     assert os.listdir(base) == [".monitor"]
+
+
+@pytest.mark.root
+def test_what_is_mounted_in_the_directory_is_neither_moved_nor_emptied(base: Path, tmp_path: Path) -> None:
+    """A bind mount, on the same file system: its files are also somewhere else, and another's."""
+    furnish(base / "42")
+    (base / "42" / "bound").mkdir()
+    (tmp_path / "another's").mkdir()
+    (tmp_path / "another's" / "file").write_text("the only copy")
+    subprocess.run(["mount", "--bind", tmp_path / "another's", base / "42" / "bound"], check=True)
+    try:
+        side = Side(base, Files())
+        side.ask(said.TakeGuard(False))
+        assert "42/bound is a mount point" in side.failed(said.BeginLeaving()).text
+        side.end()
+        side = Side(base, Files(), action=6)
+        assert "42/bound is a mount point" in side.failed(said.Clear(False)).text
+        side.end()
+        assert os.listdir(tmp_path / "another's") == ["file"]
+    finally:
+        subprocess.run(["umount", base / "42" / "bound"], check=True)
+
+
+@pytest.mark.root
+def test_a_directory_that_is_a_mount_is_told_before_all_is_carried(sides: Tuple[Side, Side], tmp_path: Path) -> None:
+    source, target = sides
+    for name, side in zip(("one", "other"), sides):
+        furnish(tmp_path / name)
+        side.directory.mkdir()
+        subprocess.run(["mount", "--bind", tmp_path / name, side.directory], check=True)
+    try:
+        guard(*sides)
+        assert "42 is a mount point" in source.failed(said.BeginLeaving()).text
+        listed = encode([Entry("", "d", 0o755)])
+        assert "42 is a mount point" in target.failed(said.BeginArriving(ORIGIN, listed)).text
+    finally:
+        for side in sides:
+            side.end()
+            subprocess.run(["umount", side.directory], check=True)
+    assert [len(os.listdir(tmp_path / name)) for name in ("one", "other")] == [3, 3]
 
 
 @pytest.mark.parametrize(
