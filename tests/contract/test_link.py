@@ -21,7 +21,6 @@ from tm_fastcopy.core import messages, wire
 from tm_fastcopy.core.codec import decode, encode
 from tm_fastcopy.core.errors import FastcopyError, LinkLost
 from tm_fastcopy.core.paths import DiskPath
-from tm_fastcopy.frontend import asyncssh_link
 from tm_fastcopy.frontend.asyncssh_link import AsyncsshDialer, HostOptions, NotSpoken, WithFallback
 from tm_fastcopy.frontend.bundle import Bundles
 from tm_fastcopy.frontend.channel import Channel
@@ -520,11 +519,7 @@ def test_a_login_that_is_refused_is_for_the_ssh_program_to_explain(machine: Mach
         key.write_text(before)
 
 
-def test_a_host_that_did_not_answer_is_not_dialled_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of those who come meanwhile would wait as long as the first, with a slot of one_tm."""
-    now = [1000.0]
-    monkeypatch.setattr(asyncssh_link.time, "monotonic", lambda: now[0])
-
+def test_a_host_that_does_not_answer_is_said_to_do_so_to_all_who_wait_for_it() -> None:
     class Silent(AsyncsshDialer):
         """What asyncssh says of a host that lets packets get lost."""
 
@@ -532,19 +527,14 @@ def test_a_host_that_did_not_answer_is_not_dialled_again_at_once(monkeypatch: py
 
         async def _connect(self, host: str) -> Any:
             self.dials += 1
+            await asyncio.sleep(0.01)
             raise asyncio.TimeoutError()
 
     dialer = Silent(shared=True)
 
-    def said() -> str:
-        with pytest.raises(LinkLost) as caught:
-            asyncio.run(dialer.dial("host1", bulk=False))
-        return str(caught.value)
+    async def run() -> List[Any]:
+        return await asyncio.gather(*(dialer.dial("host1", bulk=False) for _ in range(3)), return_exceptions=True)
 
-    assert said() == "host1 cannot be reached with ssh: it did not answer within 10 s"
-    now[0] += 4.0
-    assert said() == "host1 cannot be reached with ssh: it did not answer 4 s ago"
-    assert dialer.dials == 1
-    now[0] += 7.0
-    said()
-    assert dialer.dials == 2
+    found = asyncio.run(run())
+    assert [str(error) for error in found] == ["host1 cannot be reached with ssh: it did not answer within 10 s"] * 3
+    assert all(isinstance(error, LinkLost) for error in found) and dialer.dials == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict
 
-from tm_fastcopy.agent import arrival, cache, departure, disk, intake, lanes
+from tm_fastcopy.agent import arrival, cache, departure, disk, lanes
 from tm_fastcopy.core import publish, staging, tree
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.publish import Staged
@@ -93,16 +93,13 @@ def manifest_before_image() -> None:
 
     Found by the kill between the two: an entry counts that has no image.
     """
-    honest = intake.publish
+    honest = cache.Cache.enter
 
-    def early(self: intake.Intake, staged: staging.Staging, manifest: Any) -> None:
-        kept = self._cache
-        assert kept is not None
-        kept.add_manifest(manifest, self._key)
-        name = f"{manifest.id}.img"
-        honest(self._files, Staged(kept.fd, staged.name, staged.fd, manifest.id), name, f"{kept.path}/{name}", 0o440)
+    def early(self: cache.Cache, staged: staging.Staging, manifest: Any, key: str, dated: bool = False) -> None:
+        self.add_manifest(manifest, key)
+        honest(self, staged, manifest, key, dated)
 
-    intake.Intake._enter_cache = early  # type: ignore[method-assign]
+    cache.Cache.enter = early  # type: ignore[method-assign]
 
 
 def manifest_without_fsync() -> None:

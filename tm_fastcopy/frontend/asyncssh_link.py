@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _ERRORS_KEPT = 4096
 _LOGIN = 10  # seconds to connect, and to log in
-_AWAY = 10.0  # seconds that a silent host is not dialled again: who waits for it holds a slot of one_tm
 _RESOLVED = 60.0  # seconds that ssh's configuration is believed; it is only asked when a connection is made
 _LAST_WORDS = 5.0  # seconds for what a program's end leaves to be read
 _KEEPALIVE = 5  # seconds between signs of life; three that are missed end the connection
@@ -194,7 +193,6 @@ class AsyncsshDialer:
         self._resolved: Dict[str, float] = {}
         self._open: Dict[str, List[asyncssh.SSHClientConnection]] = {}
         self._dialling: Dict[str, asyncio.Task[asyncssh.SSHClientConnection]] = {}
-        self._silent: Dict[str, float] = {}
 
     async def dial(self, host: str, bulk: bool) -> AsyncsshLink:
         """See `Dialer`."""
@@ -246,9 +244,6 @@ class AsyncsshDialer:
         """Connect; who comes while another does so gets the same connection, or the same error."""
         if not self._shared:
             return await self._connect(host)
-        since = time.monotonic() - self._silent.get(host, -_AWAY)
-        if since < _AWAY:
-            raise LinkLost(f"{host} cannot be reached with ssh: it did not answer {since:.0f} s ago")
         if host not in self._dialling:
             self._dialling[host] = asyncio.ensure_future(self._keep(host))
         return await asyncio.shield(self._dialling[host])
@@ -258,9 +253,6 @@ class AsyncsshDialer:
             connection = await self._connect(host)
             self._open.setdefault(host, []).append(connection)
             return connection
-        except (TimeoutError, asyncio.TimeoutError):
-            self._silent[host] = time.monotonic()
-            raise
         finally:
             del self._dialling[host]
 
