@@ -49,23 +49,24 @@ async def prepare(call: Call, source: Side, target: Side, seq: int) -> str:
         return "the place is free"
 
 
-async def clear(call: Call, source: Side, target: Side, seq: int) -> str:
-    """Remove what the VM left at the source; what was done, in a few words."""
+async def clear(call: Call, source: Side, target: Side, seq: int, remove: bool = True) -> str:
+    """Remove what the VM left at the source; what was done, in a few words.  Without *remove*, see if it may go."""
     if source.name == target.name:
         async with call.host(source.name) as host:
             await host.open_move(source.directory, seq, call.action)
             there: said.Looked = await host.ask(said.LookAt(target.directory.base), said.Looked)
             if there.same:
                 return "it is the same directory, which stays"
-            return await _clear(host, source, target, there)
+            return await _clear(host, source, target, there, remove)
     async with _both(call, source, target, seq) as (first, second):
         seen = await _seen(first, second, target)
         if seen.same:
             return "both hosts have the same directory, which stays"
-        return await _clear(first, source, target, await second.ask(said.LookAt(target.directory.base), said.Looked))
+        there = await second.ask(said.LookAt(target.directory.base), said.Looked)
+        return await _clear(first, source, target, there, remove)
 
 
-async def _clear(host: Host, source: Side, target: Side, there: said.Looked) -> str:
+async def _clear(host: Host, source: Side, target: Side, there: said.Looked, remove: bool) -> str:
     here: said.Looked = await host.ask(said.LookAt(source.directory.base), said.Looked)
     missing = _disks(here) - _disks(there)
     if not there.names or missing:
@@ -73,7 +74,8 @@ async def _clear(host: Host, source: Side, target: Side, there: said.Looked) -> 
         raise FastcopyError(
             f"{target} {what}, so {source} is not removed: find out where the VM runs, and remove the other by hand"
         )
-    await host.ask(said.Clear(False), Done)
+    if remove:
+        await host.ask(said.Clear(False), Done)
     return f"what the VM left at {source} is removed"
 
 

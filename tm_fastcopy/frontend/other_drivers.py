@@ -1,5 +1,9 @@
 """Other drivers: oned calls only the system datastore's driver around a live migration, and that one must call those of
 the VM's other disks, with the same arguments, the same standard input and its own name behind them.
+
+Not all of them: the stock drivers whose disks are files in the VM's directory have nothing else to do than what is done
+here, and they remove that directory, on the strength of host names, whoever calls them: `local` and `ssh` always,
+`shared` and `qcow2` after a move to another datastore.
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ from ..core.errors import FastcopyError
 from .call import Call
 from .host import DRIVER
 
+IN_THE_DIRECTORY = (DRIVER, "local", "qcow2", "shared", "ssh")
+"""Drivers whose disks are files in the VM's directory, which is ours to prepare and to remove."""
+
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}")
 _LONGEST = 600.0  # seconds for one of them: some activate volumes on hosts, none copies
 _LOG = re.compile(r"(INFO|DEBUG|WARN|ERROR):\s+(.*)")
@@ -33,7 +40,7 @@ async def call_others(call: Call, action: str) -> None:
 
 
 def others(given: str) -> List[str]:
-    """The drivers of the disks in a VM's XML (in base64), but for this one, each once."""
+    """The drivers of the disks in a VM's XML (in base64) that have something to do, each once."""
     try:
         root = ElementTree.fromstring(base64.b64decode(given.strip(), validate=False))
     except (binascii.Error, ValueError, ElementTree.ParseError) as error:
@@ -42,7 +49,7 @@ def others(given: str) -> List[str]:
     for name in names:
         if name and not _NAME.fullmatch(name):
             raise FastcopyError(f"{name[:80]!r} is not the name of a driver")
-    return [name for name in dict.fromkeys(names) if name and name != DRIVER]
+    return [name for name in dict.fromkeys(names) if name and name not in IN_THE_DIRECTORY]
 
 
 async def _run(call: Call, name: str, argv: List[str]) -> None:

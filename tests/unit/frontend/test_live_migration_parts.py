@@ -53,8 +53,13 @@ def given(*names: str) -> str:
 
 
 def test_other_drivers_are_named_once_and_ours_is_not() -> None:
-    assert others(given("ceph", "fastcopy", "ssh", "ceph", "")) == ["ceph", "ssh"]
+    assert others(given("ceph", "fastcopy", "lvm", "ceph", "")) == ["ceph", "lvm"]
     assert others(given()) == []
+
+
+def test_drivers_that_would_remove_the_directory_are_not_called() -> None:
+    """`ssh/premigrate` and `qcow2/postmigrate`, say, do `rm -rf` on the VM's directory, also when we call them."""
+    assert others(given("ssh", "local", "shared", "ceph", "qcow2")) == ["ceph"]
 
 
 @pytest.mark.parametrize("text", ["", "!", "PFZN", base64.b64encode(b"<VM>").decode()])

@@ -23,6 +23,7 @@ async def run(call: Call) -> None:
         call.log(f"the VM stays in {target}, so there is nothing to remove")
         return
     try:
+        await clear(call, source, target, seq, remove=False)  # a driver that we call may remove it, and asks nothing
         await call_others(call, "postmigrate")
         how = await clear(call, source, target, seq)
     except FastcopyError as error:
