@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict
+from typing import Dict, List
 
 from ..core.arriving import give_up
 from ..core.errors import ProtocolError, Refused, SourceChanged, classify
@@ -101,8 +101,14 @@ class Departure:
         directory = self._directory
         directory.check_fence()
         now = listing(directory.fd, directory.path)
-        if now != self.entries or identities(directory.fd, now, directory.path) != self._before:
+        same = _but_blocks(now) == _but_blocks(self.entries)
+        if not same or identities(directory.fd, now, directory.path) != self._before:
             raise SourceChanged(f"{directory.path} was changed while it was moved: repeat when nobody writes to it")
         directory.mark_gone()
         manifest = tree_id(self.entries, self.manifests)
         give_up(self._files, directory.base_fd, str(directory.vm), directory.path, manifest, receipt)
+
+
+def _but_blocks(entries: List[Entry]) -> List[Entry]:
+    """Entries without what is allocated, which changes when the kernel writes a file out, or trims it."""
+    return [entry._replace(data=0) for entry in entries]

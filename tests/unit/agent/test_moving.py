@@ -15,6 +15,7 @@ from tests.unit.agent.entries import add
 from tm_fastcopy.agent.cache import Cache
 from tm_fastcopy.agent.lanes import LaneDoor
 from tm_fastcopy.agent.session import Session
+from tm_fastcopy.core import listing
 from tm_fastcopy.core import move_messages as said
 from tm_fastcopy.core.errors import NoSpace
 from tm_fastcopy.core.files import Files
@@ -159,6 +160,22 @@ def test_a_source_that_is_written_meanwhile_stays(sides: Tuple[Side, Side], chan
         os.utime(source.directory / "empty", (1, 1))
     assert source.failed(said.Depart(published.receipt)).kind == "source-changed"
     assert (source.directory / "disk.0").exists()
+
+
+def test_a_source_that_is_only_written_out_meanwhile_goes(
+    sides: Tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are counted anew when the kernel allocates them: a checkpoint that was written a second ago, say."""
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    receipt = target.ask(said.Arrive(), Published).receipt
+    counted = listing.listing
+    more = lambda *a: [entry._replace(data=entry.data + 4096) for entry in counted(*a)]  # noqa: E731
+    monkeypatch.setattr("tm_fastcopy.agent.departure.listing", more)
+    source.ask(said.Depart(receipt))
+    assert not source.directory.exists()
 
 
 def test_a_file_that_is_written_while_it_is_read_is_not_taken(sides: Tuple[Side, Side]) -> None:
