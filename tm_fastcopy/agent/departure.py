@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, List
 
@@ -19,7 +20,7 @@ from ..core.tree import settle
 from .directory import VmDirectory
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_OLD = ".snap.fastcopy.old"
+_TREE = re.compile(r"\.?(disk\.[0-9]{1,9})\.snap(\.fastcopy\.old)?")  # a tree, or one that has stepped aside
 
 
 class SourceFile:
@@ -71,10 +72,10 @@ class Departure:
         """Manifest ids of the files that were read to their ends, by path."""
 
     def _settle(self) -> None:
-        """Finish or undo exchanges of trees that were cut off: what is staged is not carried."""
-        for name in os.listdir(self._directory.fd):
-            if name.startswith(".disk.") and name.endswith(_OLD):
-                settle(self._files, self._directory.fd, name[1 : -len(_OLD)])
+        """Finish or undo exchanges of trees that were cut off: what is staged is not carried, nor is an intent."""
+        found = (_TREE.fullmatch(name) for name in os.listdir(self._directory.fd))
+        for disk in sorted({match.group(1) for match in found if match}):
+            settle(self._files, self._directory.fd, disk)
 
     def open(self, number: int) -> SourceFile:
         """Open file *number* of the listing."""

@@ -35,7 +35,9 @@ from tm_fastcopy.core.messages import (
     Stored,
     Wants,
 )
+from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.receipt import Receipt
+from tm_fastcopy.core.tree import INTENT
 from tm_fastcopy.core.wire import Done, Failure, Message
 
 ORIGIN = "host1:/source/42"
@@ -160,6 +162,22 @@ def test_a_source_that_is_written_meanwhile_stays(sides: Tuple[Side, Side], chan
         os.utime(source.directory / "empty", (1, 1))
     assert source.failed(said.Depart(published.receipt)).kind == "source-changed"
     assert (source.directory / "disk.0").exists()
+
+
+def test_an_exchange_of_trees_that_was_cut_off_is_finished_first(sides: Tuple[Side, Side]) -> None:
+    """What is staged stays behind: here that is the link to the disk, and the intent that says so."""
+    source, target = sides
+    furnish(source.directory)
+    tree = source.directory / "disk.1.snap"
+    tree.mkdir()
+    make_file(tree / "2", "AB")
+    (tree / INTENT).write_text("2")
+    (source.directory / "disk.1").symlink_to("disk.1.snap/7")  # that of the old tree
+    (source.directory / staging_name("disk.1")).symlink_to("disk.1.snap/2")
+    guard(*sides)
+    carry(source, target)
+    source.ask(said.Depart(target.ask(said.Arrive(), Published).receipt))
+    assert (target.directory / "disk.1").read_bytes() == content("AB")
 
 
 def test_a_source_that_is_only_written_out_meanwhile_goes(
