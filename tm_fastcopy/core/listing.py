@@ -20,7 +20,7 @@ from .buffer import Buffer
 from .errors import FastcopyError, ProtocolError, Refused
 from .identity import Identity
 from .manifest import MAX_SIZE
-from .paths import MAX_PATH, open_directory
+from .paths import MAX_PATH, is_mount, open_directory
 from .publish import is_staging
 
 RECEIPT = ".fastcopy.receipt"
@@ -106,11 +106,11 @@ def _below(directory: int, prefix: str, shown: str, depth: int) -> Iterator[Entr
         if is_staging(name) or name.startswith(TOKEN) or path == RECEIPT or stat.S_ISSOCK(status.st_mode):
             continue
         if stat.S_ISDIR(status.st_mode):
-            if status.st_dev != os.fstat(directory).st_dev:
-                raise Refused(f"{shown}/{path} is a mount point: unmount it and repeat the action")
-            yield Entry(path, DIRECTORY, mode)
             below = open_directory(directory, name, f"{shown}/{path}")
             try:
+                if is_mount(directory, below):
+                    raise Refused(f"{shown}/{path} is a mount point: unmount it and repeat the action")
+                yield Entry(path, DIRECTORY, mode)
                 yield from _below(below, f"{path}/", shown, depth + 1)
             finally:
                 os.close(below)

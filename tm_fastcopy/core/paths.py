@@ -140,3 +140,19 @@ def is_named(directory: int, name: str, fd: int) -> bool:
     """Whether the open file *fd* has the name *name* in an open directory (now; only a lock makes it stay so)."""
     named, opened = has(directory, name), os.fstat(fd)
     return named is not None and (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def is_mount(parent: int, fd: int) -> bool:
+    """Whether the open directory *fd*, in the open directory *parent*, is a mount point.
+
+    A bind mount on the same file system has the same device: only the kernel's number of the mount tells it.
+    """
+    return os.fstat(fd).st_dev != os.fstat(parent).st_dev or _mount(fd) != _mount(parent)
+
+
+def _mount(fd: int) -> str:
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            return next((line for line in file if line.startswith("mnt_id:")), "")
+    except OSError:
+        return ""

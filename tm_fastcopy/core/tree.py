@@ -23,7 +23,7 @@ from typing import Callable, Collection, NamedTuple
 
 from .errors import Refused, Superseded
 from .files import Files
-from .paths import has, is_named, open_directory
+from .paths import has, is_mount, is_named, open_directory
 from .publish import Staged, is_staging, make_durable, receipt_for, staging_name, still_ours
 from .receipt import Receipt
 
@@ -349,10 +349,10 @@ def remove_tree(files: Files, directory: int, name: str, shown: str, depth: int 
         return
     if depth >= _DEEPEST:
         raise Refused(f"{shown} is nested deeper than anything of ours; look at it and remove it by hand")
-    if status.st_dev != os.fstat(directory).st_dev:
-        raise Refused(f"{shown} is a mount point; unmount it and repeat the action")
     below = open_directory(directory, name, shown)
     try:
+        if is_mount(directory, below):
+            raise Refused(f"{shown} is a mount point; unmount it and repeat the action")
         if status.st_mode & 0o300 != 0o300:
             files.chmod(below, 0o700)  # in a read-only directory nothing can be removed
         for entry in os.listdir(below):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple, Type
@@ -421,6 +422,27 @@ def test_a_place_is_cleared(base: Path) -> None:
     side.ask(said.Clear(True))
     side.end()
     assert os.listdir(base) == [".monitor"]
+
+
+@pytest.mark.root
+def test_what_is_mounted_in_the_directory_is_neither_moved_nor_emptied(base: Path, tmp_path: Path) -> None:
+    """A bind mount, on the same file system: its files are also somewhere else, and another's."""
+    furnish(base / "42")
+    (base / "42" / "bound").mkdir()
+    (tmp_path / "another's").mkdir()
+    (tmp_path / "another's" / "file").write_text("the only copy")
+    subprocess.run(["mount", "--bind", tmp_path / "another's", base / "42" / "bound"], check=True)
+    try:
+        side = Side(base, Files())
+        side.ask(said.TakeGuard(False))
+        assert "42/bound is a mount point" in side.failed(said.BeginLeaving()).text
+        side.end()
+        side = Side(base, Files(), action=6)
+        assert "42/bound is a mount point" in side.failed(said.Clear(False)).text
+        side.end()
+        assert os.listdir(tmp_path / "another's") == ["file"]
+    finally:
+        subprocess.run(["umount", base / "42" / "bound"], check=True)
 
 
 @pytest.mark.parametrize(
