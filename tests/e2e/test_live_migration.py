@@ -116,6 +116,9 @@ def test_nothing_is_removed_on_the_strength_of_names(moving: Cloud) -> None:
     for action in ("premigrate", "postmigrate"):
         assert "which stays" in call(moving, action, vm, "host1", alias).succeeded().log[-1]
     call(moving, "premigrate", vm, "host2", "host1").failed("nothing is removed", "host2")
+    at(moving, vm, "host2").mkdir()
+    call(moving, "premigrate", vm, "host2", "host1").failed("has no disk", "nothing is removed")
+    at(moving, vm, "host2").rmdir()
     for action in ("premigrate", "postmigrate", "failmigrate"):
         call(moving, action, vm, "host2", "host1", "ceph", stdin=b"").succeeded()
     call(moving, "failmigrate", vm, "host1", "host2").succeeded()

@@ -16,7 +16,7 @@ from ..core.arriving import Note, aside_name, publish_directory, read_note
 from ..core.assembly import Assembly
 from ..core.errors import BadChunk, FastcopyError, NoSpace, ProtocolError, Refused, Superseded, classify
 from ..core.files import Files, close, free_bytes, lock, room
-from ..core.listing import DIRECTORY, FILE, LINK, Entry, open_place, tree_id
+from ..core.listing import DIRECTORY, FILE, LINK, Entry, listing, open_place, tree_id
 from ..core.manifest import MIB
 from ..core.messages import CacheOptions
 from ..core.paths import has, open_directory
@@ -74,6 +74,7 @@ class Arrival:
 
     def begin(self) -> None:
         """Make the staging directory, with all directories in it, and find room."""
+        check_worth(self._directory, self._entries)
         files, base = self._files, self._directory.base_fd
         remove_tree(files, base, aside_name(self._name), self._directory.path)
         name = staging_name(self._name)
@@ -295,6 +296,21 @@ class Arrival:
         if self._staged >= 0:
             os.close(self._staged)
             self._staged = -1
+
+
+def check_worth(directory: VmDirectory, entries: List[Entry]) -> None:
+    """Raise `Refused` if a directory without a single file would replace one with files.
+
+    No VM has such a one.  Something made it when the VM's own had left, and what would be replaced may be that.
+    """
+    if any(entry.kind == FILE for entry in entries):
+        return
+    if any(entry.kind == FILE for entry in listing(directory.fd, directory.path)):
+        raise Refused(
+            f"what shall be moved has no file in it, and {directory.path} has some, so that stays: find out where the "
+            "VM's disks are, and remove the empty directory by hand"
+        )
+
 
 def arrived(directory: VmDirectory, source: str) -> bool:
     """Whether the directory is there, and came from *source* in the move with our history sequence."""

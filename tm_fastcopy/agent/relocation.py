@@ -24,7 +24,7 @@ from ..core.paths import has
 from ..core.receipt import Receipt
 from ..core.staging import store_chunk
 from ..core.tree import discard_tree, remove_tree
-from .arrival import Arrival, arrived
+from .arrival import Arrival, arrived, check_worth
 from .departure import Departure, SourceFile
 from .directory import VmDirectory
 from .removal import remove_moved
@@ -81,6 +81,7 @@ class Relocation:
         for place in sorted((source, target), key=lambda place: place.path):
             place.enter(place is target, self._driver, alive=self._alive)
         departure = Departure(files, source)
+        check_worth(target, departure.entries)
         if self._rename():
             return RENAMED
         yield from self._copy(departure)

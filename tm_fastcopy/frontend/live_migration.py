@@ -45,6 +45,10 @@ async def prepare(call: Call, source: Side, target: Side, seq: int) -> str:
             return "both hosts have the same directory, which stays"
         if not seen.present:
             raise Refused(f"there is no directory {source}, so nothing is removed at {target}: where is the VM?")
+        here: said.Looked = await first.ask(said.LookAt(source.directory.base), said.Looked)
+        there: said.Looked = await second.ask(said.LookAt(target.directory.base), said.Looked)
+        if _disks(there) and not _disks(here):
+            raise Refused(f"{source} has no disk, and {target} has some, so nothing is removed there: where is the VM?")
         await second.ask(said.Clear(True), Done)
         return "the place is free"
 

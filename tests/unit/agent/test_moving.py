@@ -165,6 +165,28 @@ def test_a_source_that_is_written_meanwhile_stays(sides: Tuple[Side, Side], chan
     assert (source.directory / "disk.0").exists()
 
 
+def test_a_directory_without_a_file_replaces_none_that_has_some(sides: Tuple[Side, Side]) -> None:
+    """The directory was moved, somebody made an empty one where it was, and oned replays the move."""
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    carry(source, target)
+    source.ask(said.Depart(target.ask(said.Arrive(), Published).receipt))
+    for side in sides:
+        side.end()
+    (source.directory / "backup").mkdir(parents=True)
+    again = Side(source.base, Files(), action=6), Side(target.base, Files(), action=6)
+    guard(*again)
+    listed = again[0].ask(said.BeginLeaving(), said.Listing)
+    assert "has no file in it" in again[1].failed(said.BeginArriving(ORIGIN, listed.blob)).text
+    for side in again:
+        side.end()
+    side = Side(source.base, Files(), action=7)
+    assert "has no file in it" in side.failed(said.Relocate(str(target.base), ORIGIN, "")).text
+    side.end()
+    assert (target.directory / "disk.0").read_bytes() == content("AB-C")
+
+
 def test_an_exchange_of_trees_that_was_cut_off_is_finished_first(sides: Tuple[Side, Side]) -> None:
     """What is staged stays behind: here that is the link to the disk, and the intent that says so."""
     source, target = sides
