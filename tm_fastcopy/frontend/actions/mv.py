@@ -48,7 +48,8 @@ async def _move(call: Call, source: Endpoint, target: Endpoint, vm_id: int, stor
         return
     leaving, arriving = _side(source, vm, stores), _side(target, vm, stores)
     system = datastore_of(stores, target.path, system=True)
-    move = Move(leaving, arriving, _full(vm), call.configuration.settings(system), call.phases, call.log)
+    call.settings = call.configuration.settings(system)
+    move = Move(leaving, arriving, _full(vm), call.settings, call.phases, call.log)
     try:
         moved = await _converse(call, move, vm.seq, leaving, arriving)
     except FastcopyError as error:
