@@ -177,7 +177,9 @@ class Move:
             names: List[str] = []
             if two:
                 other.fd = open_directory(other.base_fd, str(other.vm), other.path)
-                names = sorted(name for name in os.listdir(other.fd) if "\n" not in name)[:MAX_ENTRIES]
+                names = [name for name in os.listdir(other.fd) if "\n" not in name]
+                # What does not fit is cut off, and that must not be the disks: they decide what may be removed.
+                names = sorted(names, key=lambda name: (not name.startswith("disk."), name))[:MAX_ENTRIES]
             return said.Looked(same, "\n".join(names)[:_MOST_NAMES])
         finally:
             other.leave()

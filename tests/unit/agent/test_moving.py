@@ -433,6 +433,9 @@ def test_looking_at_a_directory(base: Path, tmp_path: Path) -> None:
     side = Side(base, Files())
     assert side.ask(said.LookAt(str(other)), said.Looked) == said.Looked(False, "disk.0\nempty\ntpm")
     assert side.ask(said.LookAt(str(base)), said.Looked) == said.Looked(True, "")
+    for number in range(600):
+        (other / "42" / f"a file {number}").touch()
+    assert side.ask(said.LookAt(str(other)), said.Looked).names.startswith("disk.0\n")
     side.end()
 
 
