@@ -19,7 +19,7 @@ from ..core.files import Files, close, free_bytes, lock, room
 from ..core.listing import DIRECTORY, FILE, LINK, Entry, listing, open_place, tree_id
 from ..core.manifest import MIB
 from ..core.messages import CacheOptions
-from ..core.paths import has, open_directory
+from ..core.paths import has, is_mount, open_directory
 from ..core.publish import staging_name
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room
@@ -74,6 +74,8 @@ class Arrival:
 
     def begin(self) -> None:
         """Make the staging directory, with all directories in it, and find room."""
+        if is_mount(self._directory.base_fd, self._directory.fd):
+            raise Refused(f"{self._directory.path} is a mount point, and cannot be replaced: unmount it and repeat")
         check_worth(self._directory, self._entries)
         files, base = self._files, self._directory.base_fd
         remove_tree(files, base, aside_name(self._name), self._directory.path)

@@ -15,6 +15,7 @@ from ..core.identity import Identity
 from ..core.listing import FILE, Entry, identities, listing, open_place, tree_id
 from ..core.manifest import DEFAULT_CHUNK, DIGEST_SIZE, Manifest, check_geometry, chunk_count
 from ..core.messages import PAGE_CHUNKS
+from ..core.paths import is_mount
 from ..core.receipt import Receipt
 from ..core.tree import settle
 from .directory import VmDirectory
@@ -65,6 +66,8 @@ class Departure:
 
     def __init__(self, files: Files, directory: VmDirectory) -> None:
         self._files, self._directory = files, directory
+        if is_mount(directory.base_fd, directory.fd):  # it cannot be renamed in the end
+            raise Refused(f"{directory.path} is a mount point: unmount it and repeat the action")
         self._settle()
         self.entries = listing(directory.fd, directory.path)
         self._before = identities(directory.fd, self.entries, directory.path)

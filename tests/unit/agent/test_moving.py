@@ -20,7 +20,7 @@ from tm_fastcopy.core import listing
 from tm_fastcopy.core import move_messages as said
 from tm_fastcopy.core.errors import NoSpace
 from tm_fastcopy.core.files import Files
-from tm_fastcopy.core.listing import RECEIPT, TOKEN, encode
+from tm_fastcopy.core.listing import RECEIPT, TOKEN, Entry, encode
 from tm_fastcopy.core.manifest import Manifest, chunk_count
 from tm_fastcopy.core.messages import (
     CloseSource,
@@ -468,6 +468,25 @@ def test_what_is_mounted_in_the_directory_is_neither_moved_nor_emptied(base: Pat
         assert os.listdir(tmp_path / "another's") == ["file"]
     finally:
         subprocess.run(["umount", base / "42" / "bound"], check=True)
+
+
+@pytest.mark.root
+def test_a_directory_that_is_a_mount_is_told_before_all_is_carried(sides: Tuple[Side, Side], tmp_path: Path) -> None:
+    source, target = sides
+    for name, side in zip(("one", "other"), sides):
+        furnish(tmp_path / name)
+        side.directory.mkdir()
+        subprocess.run(["mount", "--bind", tmp_path / name, side.directory], check=True)
+    try:
+        guard(*sides)
+        assert "42 is a mount point" in source.failed(said.BeginLeaving()).text
+        listed = encode([Entry("", "d", 0o755)])
+        assert "42 is a mount point" in target.failed(said.BeginArriving(ORIGIN, listed)).text
+    finally:
+        for side in sides:
+            side.end()
+            subprocess.run(["umount", side.directory], check=True)
+    assert [len(os.listdir(tmp_path / name)) for name in ("one", "other")] == [3, 3]
 
 
 @pytest.mark.parametrize(
