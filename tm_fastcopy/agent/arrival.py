@@ -301,10 +301,11 @@ class Arrival:
 
 
 def check_worth(directory: VmDirectory, entries: List[Entry]) -> None:
-    """Raise `Refused` if a directory without a single file would replace one with files.
+    """Raise `Refused` if a directory would replace one that is in use, or one without a single file one with files.
 
     No VM has such a one.  Something made it when the VM's own had left, and what would be replaced may be that.
     """
+    directory.check_unused()
     if any(entry.kind == FILE for entry in entries):
         return
     if any(entry.kind == FILE for entry in listing(directory.fd, directory.path)):

@@ -68,6 +68,7 @@ class Departure:
         self._files, self._directory = files, directory
         if is_mount(directory.base_fd, directory.fd):  # it cannot be renamed in the end
             raise Refused(f"{directory.path} is a mount point: unmount it and repeat the action")
+        directory.check_unused()
         self._settle()
         self.entries = listing(directory.fd, directory.path)
         self._before = identities(directory.fd, self.entries, directory.path)

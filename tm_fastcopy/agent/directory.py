@@ -16,7 +16,7 @@ import time
 from typing import Callable, List, Tuple
 
 from ..core.errors import FastcopyError, Refused, Superseded, classify
-from ..core.files import Files, lock
+from ..core.files import Files, is_in_use, lock
 from ..core.paths import disk_name, has, is_named, open_base, open_directory
 from ..core.publish import staging_name
 
@@ -199,6 +199,36 @@ class VmDirectory:
             return  # from a clock that was wrong: believed, it would keep every action out until the time it names
         if (seq, action) > self.fence:
             raise Superseded(f"a newer action has taken over {self.disk}; this one stops and changes nothing more")
+
+    def check_unused(self) -> None:
+        """Raise `Refused` if a disk in the directory is in use: then a VM runs here, whatever oned believes."""
+        with os.scandir(self.fd) as found:
+            disks = sorted(entry.name for entry in found if entry.name.startswith("disk."))
+        for name in disks:
+            self._check_unused(self.fd, name)
+            try:
+                tree = open_directory(self.fd, name, f"{self.path}/{name}")
+            except FastcopyError:
+                continue  # it is a file, or a link into a tree
+            try:
+                for member in os.listdir(tree):
+                    self._check_unused(tree, member)
+            finally:
+                os.close(tree)
+
+    def _check_unused(self, place: int, name: str) -> None:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+        except OSError:
+            return  # a link, or nothing that we may read
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and is_in_use(fd):
+                raise Refused(
+                    f"a process on this host uses {name} in {self.path}, so a VM runs here, whose disks stay: find out "
+                    "where the VM runs before you repeat or recover this"
+                )
+        finally:
+            os.close(fd)
 
     def hand_on_fence(self, fd: int) -> None:
         """Give another directory, which is about to take this one's place, the fences of this one."""

@@ -314,6 +314,8 @@ class Move:
         directory = self._directory
         if has(directory.base_fd, str(directory.vm)) is not None:
             directory.enter(create=False, driver="", alive=self._alive)
+            if message.prepare:  # afterwards it is the hypervisor who has said that the VM has gone
+                directory.check_unused()
             remove_directory(self._files, directory)
         else:
             remove_moved(self._files, directory)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -185,6 +187,37 @@ def test_a_directory_without_a_file_replaces_none_that_has_some(sides: Tuple[Sid
     assert "has no file in it" in side.failed(said.Relocate(str(target.base), ORIGIN, "")).text
     side.end()
     assert (target.directory / "disk.0").read_bytes() == content("AB-C")
+
+
+def test_a_disk_that_a_process_uses_is_neither_replaced_nor_removed(base: Path, tmp_path: Path) -> None:
+    """oned was told that a live migration had failed, say, and it had not: the VM runs at the target."""
+    other = tmp_path / "datastores" / "101"
+    furnish(base / "42")
+    (other / "42" / "disk.1.snap").mkdir(parents=True)
+    make_file(other / "42" / "disk.1.snap" / "3", "AB")
+    (other / "42" / "disk.1").symlink_to("disk.1.snap/3")
+    with open(other / "42" / "disk.1", "rb") as used:  # QEMU holds shared locks on some bytes far behind
+        fcntl.fcntl(used, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))  # F_OFD_SETLK
+        side = Side(other, Files())
+        assert "a VM runs here" in side.failed(said.Clear(True)).text
+        side.end()
+        side = Side(base, Files())
+        assert "a VM runs here" in side.failed(said.Relocate(str(other), ORIGIN, "")).text
+        side.end()
+        sides = Side(base, Files(), action=6), Side(other, Files(), action=6)
+        guard(*sides)
+        listed = sides[0].ask(said.BeginLeaving(), said.Listing)
+        assert "a VM runs here" in sides[1].failed(said.BeginArriving(ORIGIN, listed.blob)).text
+        for side in sides:
+            side.end()
+        side = Side(other, Files(), action=7)
+        side.ask(said.TakeGuard(False))
+        assert "a VM runs here" in side.failed(said.BeginLeaving()).text
+        side.end()
+        assert (other / "42" / "disk.1").read_bytes() == content("AB")
+    side = Side(base, Files(), action=8)
+    assert relocate(side, other) == said.RENAMED
+    side.end()
 
 
 def test_an_exchange_of_trees_that_was_cut_off_is_finished_first(sides: Tuple[Side, Side]) -> None:
