@@ -36,6 +36,8 @@ def broken_rules(lines: List[Line]) -> List[str]:
         elif line.method == "sync":
             unsynced.discard(path)
         elif line.method in ("rename", "exchange", "move"):
+            # What was given one name, and then another, needs its directory only for the last of them.
+            waiting.pop(path, None)
             if _at_or_below(path, unsynced) or _at_or_below(path, waiting):
                 problems.append(f"{line.change} before the content is durable")
             if not line.change.endswith(_MAY_VANISH):
