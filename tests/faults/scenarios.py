@@ -347,7 +347,7 @@ MKIMAGE_QCOW2 = Scenario(
 MKSWAP = Scenario("mkswap", "mkswap", "", b"SWAPSPACE2 %d" % (2 * _MIB), nothing, seen=as_swap, size=2)
 RESIZE = Scenario("resize", "resize", "", grown(OLD, 2 * _MIB), _to_grow, size=2, sparse=False)
 CONTEXT = Scenario(
-    "context", "context", "", open(__file__, "rb").read(), nothing, inline=1 << 24, seen=as_context
+    "context", "context", "", Path(__file__).read_bytes(), nothing, inline=1 << 24, seen=as_context
 )
 VOLATILE = [MKIMAGE, MKIMAGE_QCOW2, MKSWAP, RESIZE, CONTEXT]
 
