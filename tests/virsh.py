@@ -55,9 +55,10 @@ elif command == "resume":
 elif command == "domfsfreeze":
     put("frozen", "yes")
 elif command == "domfsthaw":
-    if state != "running" or not os.path.exists(path("frozen")):
+    if state != "running":
         sys.exit("error: guest agent is not responding")
-    os.unlink(path("frozen"))
+    if os.path.exists(path("frozen")):  # of what is not frozen, a real one thaws nothing, and says so
+        os.unlink(path("frozen"))
 elif command == "blockcopy":
     target, to, *rest = sys.argv[5:]
     assert rest == ["--wait", "--finish"] and target == "vda", sys.argv

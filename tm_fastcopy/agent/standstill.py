@@ -94,7 +94,7 @@ def standstill(
     if not hypervisor.is_running(domain):
         yield
         if hypervisor.is_running(domain):
-            raise FastcopyError(f"{domain} was resumed by somebody else while its disk was copied: repeat the action")
+            raise _resumed(domain)
         return
     waker = _Waker(hypervisor, domain, bound + hypervisor.patience)
     undo: List[str] = []
@@ -104,11 +104,17 @@ def standstill(
             _stop(hypervisor, domain, waker, undo, how)
             yield
             waker.check()
+            if "S" in undo and hypervisor.is_running(domain):  # by the waker of an action before, or by hand
+                raise _resumed(domain)
         finally:
             _go_on(hypervisor, domain, waker, undo)
             remove_mark(files, directory)
     finally:
         waker.leave()
+
+
+def _resumed(domain: str) -> FastcopyError:
+    return FastcopyError(f"{domain} was resumed by somebody else while its disk was copied: repeat the action")
 
 
 def _stop(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str], how: str) -> None:

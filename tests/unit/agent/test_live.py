@@ -101,6 +101,16 @@ def test_a_reflink_under_the_running_guest_is_never_what_is_read(base: Path, vir
     assert virsh.undisturbed() and left(base) == ["disk.0"]
 
 
+def test_a_guest_that_somebody_resumes_meanwhile_is_not_copied(base: Path, virsh: Virsh, talk: Any) -> None:
+    class Woken(Sharing):
+        def clone(self, target: int, source: int) -> bool:
+            virsh.state = "running"
+            return super().clone(target, source)
+
+    assert "resumed by somebody else" in talk(Woken()).refused(LIVE).text
+    assert virsh.undisturbed() and left(base) == ["disk.0"]
+
+
 def test_a_guest_without_an_agent_is_suspended_only(base: Path, virsh: Virsh, talk: Any) -> None:
     virsh.behave({"domfsfreeze": "fail"})
     one = talk(Sharing())
