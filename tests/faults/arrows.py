@@ -53,7 +53,7 @@ _KINDS = [
     (r"/cache/[0-9a-f]{64}\.manifest", "manifest"),
     (r"/cache/\.[0-9a-f]{32}\.source\.[0-9]+" + _PART, "source key staging"),
     (r"/cache/[0-9a-f]{32}\.source", "source key"),
-    (r"/cache/[0-9a-f]{32}\.kept", "note"),
+    (r"/cache/[0-9a-f]{32}\.kept", "kept note"),
     (r"/cache/[^/]*\.lease", "lease"),
     (r"/cache/\.probe[^/]*", "probe"),
     (r"/\.fastcopy/cache", "cache"),

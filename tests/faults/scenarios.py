@@ -427,7 +427,7 @@ TREES = [
     Scenario(
         "mvds with snapshots over a flat image, without exchange", "mvds", QCOW2, content(QCOW2_USED), _with_members,
         format="qcow2", lacking=("exchange",), inline=1 << 24, members=_MEMBERS,
-        arrows="^(rename|exchange|make_link|unlink) .*(tree|image -)",
+        arrows="^(rename|exchange|make_link|unlink) .*(tree|image -)", least=5,
     ),
     Scenario(
         "mvds raw with snapshots", "mvds", OLD, content(SAME_SIZE), _with_copies_to_carry, inline=1 << 24,
