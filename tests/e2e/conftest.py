@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -36,8 +37,9 @@ def lab_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="fastcopy-e2e-", dir="/tmp"))
 
 
-@pytest.fixture(scope="session")
-def three_hosts() -> Iterator[Lab]:
+@contextlib.contextmanager
+def lab_of_three() -> Iterator[Lab]:
+    """A lab with a host on each file system, and images to clone."""
     config = LabConfig(
         hosts=len(HOSTS),
         fs=tuple(HOSTS),
@@ -53,6 +55,12 @@ def three_hosts() -> Iterator[Lab]:
             first.clone(image, first.vm(image, host)).succeeded()
         yield lab
     assert not config.dir.exists()
+
+
+@pytest.fixture(scope="session")
+def three_hosts() -> Iterator[Lab]:
+    with lab_of_three() as lab:
+        yield lab
 
 
 def hang_gallery(lab: Lab) -> None:

@@ -11,21 +11,30 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 import pytest
 
 from bench.images.edge import MIB, random_data
+from bench.testbed import Lab
 from bench.testbed.node import UID
 from bench.testbed.tm import Transfers
 from tests.e2e import look
 from tests.e2e.cloud import DEFAULT, HOSTS, SYSTEM, Cloud, Image, give
+from tests.e2e.conftest import lab_of_three
 from tests.e2e.test_qcow2 import check, qemu_io
 from tests.e2e.test_volatile import context_files, inside, listed
 from tests.support import qemu_img
 from tm_fastcopy.core.listing import RECEIPT
 
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def three_hosts() -> Iterator[Lab]:
+    """A lab of its own: a whole life meets nothing that other tests have left."""
+    with lab_of_three() as lab:
+        yield lab
 
 SIZE = 8  # MiB of an image
 GROWN = 11  # MiB after the resize
