@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.root
 
 _SMALL = 16  # MiB, of which ext4's journal takes a part
 _LEFT = 200 * 1024  # bytes: less than any of the images needs
+_LOOKS, _QUIET = 100, 5  # of which a full file system is sure to be full
 _MIB = 1024 * 1024  # bytes: XFS wants some to itself
 _NEW = "EFGHIJKLMNOPRSTUVWXYZ"  # 21 chunks that no image has: 1.3 MiB
 
@@ -32,12 +34,27 @@ _MUCH = Scenario("mvds of much", "mvds", OLD, content(_NEW), _used_much)
 
 
 def _fill(volume: Volume, left: int) -> Path:
-    """Leave only so many bytes free."""
+    """Leave only so many bytes free.
+
+    XFS gives back the blocks of removed files, and what it has reserved for files that grow, some time later: one look
+    would leave more free than it has seen. So it is looked at until nothing comes back any more.
+    """
     filler = volume.mount / "filler"
     with filler.open("wb") as file:
-        room = os.statvfs(volume.mount)
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - left)
-    return filler
+        quiet = 0  # looks in a row at which nothing had come back
+        for _ in range(_LOOKS):
+            os.sync()
+            room = os.statvfs(volume.mount)
+            more = room.f_bavail * room.f_frsize - left
+            if more >= room.f_frsize:
+                quiet = 0
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, more)
+            elif quiet == _QUIET:
+                return filler
+            else:
+                quiet += 1
+                time.sleep(0.02)
+    raise AssertionError(f"{volume.mount} does not come to rest with {left} bytes free")
 
 
 def test_a_full_host(harness: Harness, mounts: Callable[..., Volume], tmp_path: Path) -> None:
