@@ -351,8 +351,6 @@ def transfer(machine: Machine, disk: Path, create: bool, work: Callable[[Host], 
                 await host.open(DiskPath(str(disk.parent.parent), 42, disk.name), 0, 1, create)
                 return await work(host)
         finally:
-            for lane in host.lanes:
-                await lane.close(wait=30.0)
             await connections.close()
 
     return asyncio.run(run())
@@ -372,11 +370,11 @@ def test_a_disk_is_read(machine: Machine, disk: Path) -> None:
         page = await host.ask(messages.Scan(0, 32, CHUNK), messages.Offer)
         assert (source.size, page.digests) == (32 * CHUNK, manifest_of("AB-C" * 8).digests)
         lane = await host.lane()
-        await lane.ask(messages.Join(host.opened.socket, host.opened.token), wire.Done)
         pieces = []
         for index in range(32):
             put = await lane.ask(messages.Get(index, CHUNK, CHUNK, True), messages.Put)
             pieces.append(decode(put.codec, put.blob, CHUNK))
+        await host.release(lane, usable=True)
         await host.ask(messages.CloseSource(), wire.Done)
         return b"".join(pieces)
 
@@ -392,13 +390,14 @@ def test_a_disk_is_written(machine: Machine, disk: Path) -> None:
         await host.ask(begin, messages.Begun)
         wants = await host.ask(messages.Offer.make(0, manifest.digests, [(0, manifest.size)]), messages.Wants)
         lane = await host.lane()
-        await lane.ask(messages.Join(host.opened.socket, host.opened.token), wire.Done)
         for index, wanted in enumerate(wants.blob):
             if wanted:
                 codec, payload = encode(content(letters[index]))
                 put = messages.Put(index, CHUNK, codec, payload)
                 assert await lane.ask(put, messages.Stored) == messages.Stored(index)
         published = await host.ask(messages.Commit(manifest.id), messages.Published)
+        assert host.wire_bytes > manifest.size - CHUNK
+        await host.release(lane, usable=False)
         assert host.wire_bytes > manifest.size - CHUNK
         return str(published.how)
 
@@ -413,15 +412,62 @@ def test_a_large_message_each_way(machine: Machine, disk: Path) -> None:
     async def read(host: Host) -> int:
         await host.ask(messages.OpenSource("raw"), messages.Source)
         lane = await host.lane()
-        await lane.ask(messages.Join(host.opened.socket, host.opened.token), wire.Done)
         put = await lane.ask(messages.Get(0, wire.MAX_CHUNK, wire.MAX_CHUNK, True), messages.Put)
         assert decode(put.codec, put.blob, wire.MAX_CHUNK) == disk.read_bytes()[:size]
         with pytest.raises(FastcopyError, match="cannot serve"):
             await lane.ask(put, messages.Stored)
+        await host.release(lane, usable=False)
         await host.ask(messages.CloseSource(), wire.Done)
         return int(put.length)
 
     assert transfer(machine, disk, False, read) == size == wire.MAX_CHUNK
+
+
+def test_a_lane_serves_one_conversation_after_another(machine: Machine, disk: Path) -> None:
+    """Each has files of its own; what was moved counts for the conversation that moved it."""
+    letters = "AB-C" * 8
+    make_file(disk, letters)
+    manifest = manifest_of(letters)
+    copy = disk.with_name("disk.1")
+
+    async def run() -> None:
+        connections = Connections(machine.dialer, machine.dialer, machine.bundles, keep=True)
+        assert connections.spare
+        try:
+            async with Host(connections, HOST) as host:
+                await host.open(DiskPath(str(disk.parent.parent), 42, disk.name), 0, 1, False)
+                await host.ask(messages.OpenSource("raw"), messages.Source)
+                first = await host.lane()
+                put = await first.ask(messages.Get(1, CHUNK, CHUNK, True), messages.Put)
+                assert decode(put.codec, put.blob, CHUNK) == content("B")
+                await host.release(first, usable=True)
+                await host.ask(messages.CloseSource(), wire.Done)
+            await connections.agents.settle()
+            async with Host(connections, HOST) as host:
+                await host.open(DiskPath(str(disk.parent.parent), 42, copy.name), 0, 2, True)
+                begin = messages.Begin("", manifest.size, manifest.size, CHUNK, manifest.size, 0o600, True, "raw", 0)
+                await host.ask(begin, messages.Begun)
+                offer = messages.Offer.make(0, manifest.digests, [(0, manifest.size)])
+                wants = await host.ask(offer, messages.Wants)
+                lane = await host.lane()
+                assert lane is first
+                before = host.wire_bytes
+                for index in (index for index, wanted in enumerate(wants.blob) if wanted):
+                    await lane.ask(messages.Put(index, CHUNK, *encode(content(letters[index]))), messages.Stored)
+                moved = host.wire_bytes - before
+                assert sum(wants.blob) * 100 < moved < lane.sent + lane.received  # the earlier ones' are not ours
+                await host.release(lane, usable=True)
+                assert host.wire_bytes - before >= moved
+                await lane.close()
+                again = await host.lane()
+                assert again is not first  # that one broke while nobody used it
+                await host.release(again, usable=True)
+                await host.ask(messages.Commit(manifest.id), messages.Published)
+        finally:
+            await connections.close()
+
+    asyncio.run(run())
+    assert copy.read_bytes() == content(letters)
 
 
 # --- ssh alone ---------------------------------------------------------------------------------------------------

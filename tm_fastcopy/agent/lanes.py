@@ -26,13 +26,14 @@ from ..core.errors import FastcopyError, LinkLost, ProtocolError, classify
 from ..core.files import Files
 from ..core.hashing import read_exactly
 from ..core.manifest import MAX_CHUNK
-from ..core.messages import Get, Join, Put, Stored
+from ..core.messages import Get, Join, Leave, Put, Stored
 from ..core.move_messages import Forward
 from ..core.staging import ChunkTable, Sink, store_chunk
 from ..core.wire import Done, Failure, Message, expect
 from .pipe import Pipe
 
 _LANES_GONE = 20.0  # seconds for lanes that were told to end; each has at most one chunk in hand
+_UNUSED = 300.0  # seconds without a transfer; the front-end gives a lane up before that (frontend/spare_lanes.py)
 _MAX_OFFER = 4096
 _DOOR = "lanes-"
 _YOUNG = 60.0  # seconds
@@ -186,6 +187,17 @@ class _Lane:
         else:
             self.source = fds[0]
 
+    def close(self) -> None:
+        """Let go of all files.  The agent publishes when the last of its lanes has closed the door: that comes last."""
+        if self.sink:
+            self.sink.table.close()
+            os.close(self.sink.fd)
+            if self.sink.tee is not None:
+                os.close(self.sink.tee)
+        else:
+            os.close(self.source)
+        self.door.close()
+
     def serve(self, message: Message) -> Message:
         """Do what one message asks."""
         if isinstance(message, Put) and self.sink:
@@ -210,19 +222,35 @@ def read_chunk(source: int, message: Get) -> Put:
 
 
 def run_lane(pipe: Pipe, files: Files) -> None:
-    """Serve one lane until the front-end closes it, or the agent goes away."""
-    lane = _Lane(files, expect(pipe.receive(idle=60.0) or Failure("reconnect", "no lane"), Join))
-    pipe.send(Done())
+    """Serve one transfer after another until the front-end closes the connection, or an agent goes away meanwhile."""
+    while True:
+        message = pipe.receive(idle=_UNUSED)
+        if message is None:
+            return
+        lane = _Lane(files, expect(message, Join))
+        try:
+            pipe.send(Done())
+            if not _serve(pipe, lane):
+                return
+        finally:
+            lane.close()
+        pipe.send(Done())
+
+
+def _serve(pipe: Pipe, lane: _Lane) -> bool:
+    """Serve one transfer; whether another one may follow."""
     answers: List[Message] = []
     while True:
         message = pipe.receive(watch=lane.door.fileno())
         if message is None:
-            return
+            return False
+        if isinstance(message, Leave):
+            return True
         if isinstance(message, Forward) and lane.source >= 0:
             from .hop import run_hop
 
             run_hop(pipe, lane.source, lane.offer["shown"], message, lane.door.fileno())
-            return
+            return False
         try:
             answers.append(lane.serve(message))
         except (OSError, FastcopyError) as error:

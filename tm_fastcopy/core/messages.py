@@ -199,7 +199,10 @@ class Remove(Message):
 
 @dataclass(frozen=True)
 class Leave(Message):
-    """Give the guard back; the next question is an `Open` again.  Answer: Done, when nothing more is written."""
+    """Give the guard back; the next question is an `Open` again.  Answer: Done, when nothing more is written.
+
+    To a lane: let go of the files; a `Join` may follow.
+    """
 
 
 @dataclass(frozen=True)

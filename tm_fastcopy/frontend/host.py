@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, List, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+
+from async_timeout import timeout
 
 from ..core.errors import FastcopyError, LinkLost
-from ..core.messages import Open, Opened, Remove
+from ..core.messages import Join, Open, Opened, Remove
 from ..core.move_messages import OpenMove
 from ..core.paths import DiskPath
 from ..core.wire import Done, Message
@@ -19,6 +21,9 @@ from .connections import Connections
 from .hops import Hops
 
 DRIVER = "fastcopy"
+
+_JOINED = 5.0  # seconds for a lane that is there already; one that was silently cut off is dialled anew
+_ENDING = 2.0  # seconds for the other end to end by itself
 
 
 class Host:
@@ -33,7 +38,8 @@ class Host:
         self._before = 0
         self.opened = Opened(False, "", "", "")
         self.is_open = False
-        self.lanes: List[Channel] = []
+        self._lanes: Dict[Channel, int] = {}  # and what they had moved before they were ours
+        self._moved = 0
 
     async def __aenter__(self) -> Host:
         return self
@@ -121,13 +127,54 @@ class Host:
         raise type(reason)(str(reason))
 
     async def lane(self, onward: bool = False) -> Channel:
-        """Dial one more stream to this host; the caller joins it to the conversation with `Join`.
+        """One more stream to this host, joined to the conversation; `release` must get it.
 
         *onward*: it shall dial another host from there.
         """
+        join = Join(self.opened.socket, self.opened.token)
+        spare = self._connections.spare
+        while spare and not onward:
+            lane = spare.take(self.name)
+            if lane is None:
+                break
+            self._lanes[lane] = lane.sent + lane.received
+            try:
+                async with timeout(_JOINED):
+                    await lane.ask(join, Done)
+                return lane
+            except (LinkLost, asyncio.TimeoutError):
+                await self.release(lane, usable=False)  # it has broken while nobody used it
+            except BaseException:
+                await self.release(lane, usable=False)
+                raise
         lane = await self._connections.lane(self.name, onward)
-        self.lanes.append(lane)
-        return lane
+        self._lanes[lane] = 0
+        try:
+            await lane.ask(join, Done)
+            return lane
+        except BaseException:
+            await self.release(lane, usable=False)
+            raise
+
+    async def release(self, lane: Channel, usable: bool) -> None:
+        """Be done with a lane: it writes no more.  *usable*: nothing is on its way in it, and it dials nobody."""
+        try:
+            if usable and self._connections.spare:
+                await self._connections.spare.put(lane)
+            else:
+                await lane.close(wait=_ENDING)
+        finally:
+            self._moved += lane.sent + lane.received - self._lanes.pop(lane)
+
+    @property
+    def packs(self) -> Optional[bool]:
+        """Whether chunks travel faster packed (`Compression.learned`), as far as an earlier transfer has learned."""
+        return self._connections.packs.get(self.name)
+
+    def note_packing(self, learned: Optional[bool]) -> None:
+        """Remember what a transfer has learned of that."""
+        if learned is not None:
+            self._connections.packs[self.name] = learned
 
     @property
     def hops(self) -> Hops:
@@ -144,4 +191,5 @@ class Host:
     def wire_bytes(self) -> int:
         """Bytes of our messages in both directions, on all streams; what ssh adds is not counted."""
         control = self._agent.channel.sent + self._agent.channel.received - self._before if self._agent else 0
-        return control + sum(lane.sent + lane.received for lane in self.lanes)
+        lanes = sum(lane.sent + lane.received - before for lane, before in self._lanes.items())
+        return control + lanes + self._moved

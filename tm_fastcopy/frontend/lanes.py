@@ -12,8 +12,7 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, Dict, List, Optional, Sequence
 
 from ..core.errors import BadChunk, LinkLost
-from ..core.messages import Join
-from ..core.wire import Done, Failure, Message
+from ..core.wire import Failure, Message
 from .channel import Channel, first_error
 from .host import Host
 
@@ -160,20 +159,20 @@ class LanePool:
             if not self._waiting and self._closed:
                 return
             channel = await self._host.lane(onward=self._onward is not None)
-        mine = _InFlight()
+        mine, usable = _InFlight(), False
         try:
-            await channel.ask(Join(self._host.opened.socket, self._host.opened.token), Done)
             if self._onward:
                 await self._onward(channel)
             sender = asyncio.ensure_future(self._send(channel, mine))
             receiver = asyncio.ensure_future(self._receive(channel, mine))
             await first_error([sender, receiver])
+            usable = not self._failed and not self._onward
         except LinkLost:
             self._waiting.extend(mine.chunks)
             await self._tell()
             raise
         finally:
-            await channel.close(wait=2.0)
+            await self._host.release(channel, usable)
 
     async def _send(self, channel: Channel, mine: _InFlight) -> None:
         while True:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..core import qcow2
 from ..core.assembly import Assembly
@@ -30,7 +30,7 @@ from ..core.tree import tree_name
 from ..core.tree_messages import OpenMember
 from ..core.wire import Done, Message, expect
 from .cache_options import cache_options
-from .compression import Compression, Slice
+from .compression import Compression
 from .host import Host
 from .image import Image, ManifestStore, open_place
 from .lanes import LanePool
@@ -132,8 +132,8 @@ class Pull:
         self._opening = opening or (OpenMember(member.name) if member else OpenSource(format))
         self._options = cache_options(settings) if keep else None
         self._host, self._path, self._bases, self._store, self._files = host, path, list(bases), store, files
-        self._lanes, self._compression = settings.lanes, Compression(settings.compression)
-        self._slices: Dict[int, Slice] = {}
+        self._lanes, self._packing = settings.lanes, settings.compression
+        self._compression = Compression(self._packing)
         self._pool: Optional[LanePool] = None
         self._format = format
         self._member = member
@@ -262,6 +262,7 @@ class Pull:
         if chunk_count(source.size, chunk) > MAX_CHUNKS:
             seed, chunk = None, chunk_size_for(source.size)  # grown out of its chunk size: fetched whole
         table = ChunkTable.create(source.size, chunk)
+        self._compression = Compression(self._packing, favourite=self._host.packs)
         pool = self._pool = LanePool(self._host, self._lanes, chunk, self._prepare, self._settle)
         try:
             assembly = self._assembly(table, seed, staging, source)
@@ -269,6 +270,7 @@ class Pull:
             try:
                 await self._offer_all(assembly, pool, source.size, chunk)
                 await pool.finish()
+                self._host.note_packing(self._compression.learned)
             except BadChunk:
                 await pool.cancel()
                 await self._host.ask(CloseSource(), Done)  # if the disk was written meanwhile, that is what it says
@@ -377,14 +379,14 @@ class Pull:
     async def _prepare(self, chunks: Sequence[int]) -> List[Message]:
         assert self._sink is not None
         table = self._sink.table
-        self._slices.update((index, self._compression.next(table.length(index))) for index in chunks)
-        return [Get(index, table.chunk_size, table.length(index), self._slices[index].packed) for index in chunks]
+        lengths = [(index, table.length(index)) for index in chunks]
+        return [Get(index, table.chunk_size, n, self._compression.next(index, n)) for index, n in lengths]
 
     async def _settle(self, answer: Message) -> int:
-        if not isinstance(answer, Put) or self._sink is None or answer.index not in self._slices:
+        if not isinstance(answer, Put) or self._sink is None or not self._compression.awaits(answer.index):
             raise ProtocolError(f"a lane answered {type(answer).__name__} to a question for a chunk")
         await in_thread(store_chunk, self._sink, answer.index, answer.length, answer.codec, answer.blob)
-        self._compression.arrived(self._slices.pop(answer.index), answer.length)
+        self._compression.arrived(answer.index)
         self._fetched += answer.length
         self._phases.progress.moved(answer.length)
         return answer.index

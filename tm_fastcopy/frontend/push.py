@@ -28,7 +28,7 @@ from ..core.messages import (
 from ..core.receipt import Receipt
 from ..core.wire import Done, Message
 from .cache_options import cache_options
-from .compression import Compression, Slice
+from .compression import Compression
 from .host import Host
 from .image import Image, ManifestStore
 from .lanes import LanePool
@@ -90,8 +90,7 @@ class Push:
         self._key, self._phases = key, phases
         self._pool = LanePool(host, settings.lanes, self._chunk, self._prepare, self._settle)
         self._digests: List[bytes] = []
-        self._compression = Compression(settings.compression)
-        self._slices: Dict[int, Slice] = {}
+        self._compression = Compression(settings.compression, favourite=host.packs)
         self._sent = 0
         self._content = ""
 
@@ -165,6 +164,7 @@ class Push:
                 self._phases.progress.found(sum(n for _, n in page.runs) - sum(map(self._length, chunks)))
                 await self._pool.add(chunks)
             await self._pool.finish()
+            self._host.note_packing(self._compression.learned)
         except BadChunk as error:
             self._image.check()  # if it was written meanwhile, that is the reason, and the better thing to say
             if not self._known:
@@ -211,25 +211,24 @@ class Push:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _prepare(self, chunks: Sequence[int]) -> List[Message]:
-        for index in chunks:
-            self._slices[index] = self._compression.next(self._length(index))
-        return await in_thread(self._read, chunks)
+        ways = [self._compression.next(index, self._length(index)) for index in chunks]
+        return await in_thread(self._read, dict(zip(chunks, ways)))
 
     def _length(self, index: int) -> int:
         return min(self._chunk, self._image.size - index * self._chunk)
 
-    def _read(self, chunks: Sequence[int]) -> List[Message]:
+    def _read(self, chunks: Dict[int, bool]) -> List[Message]:
         messages: List[Message] = []
-        for index in chunks:
+        for index, packed in chunks.items():
             data = read_exactly(self._image.fd, index * self._chunk, self._length(index))
-            encoding, payload = codec.encode(data) if self._slices[index].packed else (codec.PLAIN, data)
+            encoding, payload = codec.encode(data) if packed else (codec.PLAIN, data)
             messages.append(Put(index, len(data), encoding, payload))
             self._sent += len(data)
         return messages
 
     async def _settle(self, answer: Message) -> int:
-        if not isinstance(answer, Stored) or answer.index not in self._slices:
+        if not isinstance(answer, Stored) or not self._compression.awaits(answer.index):
             raise ProtocolError(f"a lane answered {type(answer).__name__} to a chunk")
-        self._compression.arrived(self._slices.pop(answer.index), self._length(answer.index))
+        self._compression.arrived(answer.index)
         self._phases.progress.moved(self._length(answer.index))
         return answer.index

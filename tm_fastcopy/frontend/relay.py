@@ -12,12 +12,12 @@ from typing import Dict, List, Optional, Sequence
 
 from ..core.errors import BadChunk, FastcopyError, LinkLost, ProtocolError
 from ..core.manifest import Manifest, chunk_count
-from ..core.messages import CloseSource, Commit, Get, Join, Offer, Put, Scan, Stored, Wants
+from ..core.messages import CloseSource, Commit, Get, Offer, Put, Scan, Stored, Wants
 from ..core.move_messages import Carry, Forward
 from ..core.wire import Done, Message
 from . import lanes
 from .channel import Channel
-from .compression import Compression, Slice
+from .compression import Compression
 from .host import Host
 from .lanes import LanePool
 
@@ -30,7 +30,6 @@ class _Way:
     def __init__(self, source: Host, target: Host, size: int, chunk: int, compression: Compression) -> None:
         self._source, self._target, self._size, self._chunk = source, target, size, chunk
         self._compression = compression
-        self._slices: Dict[int, Slice] = {}
         self._pools: List[LanePool] = []
         """Where chunks go, one pool after the other."""
         self.sent = 0
@@ -82,13 +81,12 @@ class _Way:
 
     def _packed(self, chunks: Sequence[int]) -> List[bool]:
         """Whether each chunk shall be packed if it shrinks."""
-        self._slices.update((index, self._compression.next(self._length(index))) for index in chunks)
-        return [self._slices[index].packed for index in chunks]
+        return [self._compression.next(index, self._length(index)) for index in chunks]
 
     def _arrived(self, answer: Message) -> int:
-        if not isinstance(answer, Stored) or answer.index not in self._slices:
+        if not isinstance(answer, Stored) or not self._compression.awaits(answer.index):
             raise ProtocolError(f"{self._target.name} answered {type(answer).__name__} to a chunk")
-        self._compression.arrived(self._slices.pop(answer.index), self._length(answer.index))
+        self._compression.arrived(answer.index)
         self.sent += self._length(answer.index)
         return answer.index
 
@@ -114,7 +112,7 @@ class Relay(_Way):
         return [Get(index, self._chunk, self._length(index), pack) for index, pack in zip(chunks, packed)]
 
     async def _take(self, answer: Message) -> int:
-        if not isinstance(answer, Put) or answer.index not in self._slices or answer.index in self._fetched:
+        if not isinstance(answer, Put) or not self._compression.awaits(answer.index) or answer.index in self._fetched:
             raise ProtocolError(f"{self._source.name} answered {type(answer).__name__} to a question for a chunk")
         await self._to.room(self._most_kept)
         self._fetched[answer.index] = answer
@@ -163,10 +161,9 @@ async def reaches(source: Host, target: Host) -> str:
     """Try whether *source* can dial *target*, both of which have a file open; "" if it can, otherwise why not."""
     channel = await source.lane(onward=True)
     try:
-        await channel.ask(Join(source.opened.socket, source.opened.token), Done)
         await channel.ask(forward(target), Done)
         return ""
     except FastcopyError as error:
         return str(error)
     finally:
-        await channel.close(wait=2.0)
+        await source.release(channel, usable=False)
