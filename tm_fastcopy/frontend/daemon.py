@@ -353,7 +353,6 @@ def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
 
 async def _run(listener: socket.socket, guard: int, places: Places, stay: bool) -> None:
     loop = asyncio.get_running_loop()
-    sys.setswitchinterval(0.0005)
     loop.set_default_executor(ThreadPoolExecutor(_THREADS))
     loop.set_exception_handler(lambda _, context: log.error("%s: %r", context["message"], context.get("exception")))
     file = places.etc / FILE
