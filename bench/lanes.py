@@ -30,9 +30,8 @@ from bench.measure import Table
 from tm_fastcopy.core.codec import PLAIN
 from tm_fastcopy.core.hashing import digest
 from tm_fastcopy.core.manifest import DEFAULT_CHUNK, MIB
-from tm_fastcopy.core.messages import PAGE_CHUNKS, Begin, Begun, Join, Offer, Put, Stored, Wants
+from tm_fastcopy.core.messages import PAGE_CHUNKS, Begin, Begun, Offer, Put, Stored, Wants
 from tm_fastcopy.core.paths import DiskPath
-from tm_fastcopy.core.wire import Done
 from tm_fastcopy.frontend.asyncssh_link import AsyncsshDialer
 from tm_fastcopy.frontend.bundle import Bundles, HostPython
 from tm_fastcopy.frontend.channel import Channel
@@ -162,14 +161,12 @@ class Bench:
             await host.open(DiskPath(directory, 1, "disk.0"), 0, time.time_ns() // 1000, create=True)
             await self._offer(host)
             lanes = [await host.lane() for _ in range(streams)]
-            for lane in lanes:
-                await lane.ask(Join(host.opened.socket, host.opened.token), Done)
             begun = time.monotonic()
             waiting = iter(range(self._chunks.count))
             await asyncio.gather(*(self._feed(lane, waiting) for lane in lanes))
             wall = time.monotonic() - begun
             for lane in lanes:
-                await lane.close(wait=10.0)
+                await host.release(lane, usable=False)
         await connections.close()
         return wall
 

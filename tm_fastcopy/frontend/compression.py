@@ -23,7 +23,8 @@ _FIRST_TRIAL, _RAREST_TRIAL = 2, 32  # slices between trials
 _LATER_TRIAL = 8  # slices before the first, where an earlier transfer has tried
 _TRIAL = 0.15  # seconds that a trial should take at the usual rate
 _LONGEST_TRIAL = 8 * MIB  # as much as is on its way with two lanes: less would be timed amid the others
-_CHANGED = 1.4  # a rate that moves by this much says that link or CPUs are not what they were
+_CHANGED, _JUMPS = 1.4, 2  # a rate that moves by this much, so often in a row, says that link or CPUs have changed
+_FEWEST = 4  # chunks in a slice, however large they are: the first only starts its clock
 
 
 class _Slice:
@@ -31,15 +32,23 @@ class _Slice:
 
     def __init__(self, packed: bool, planned: int) -> None:
         self.packed, self.planned = packed, planned
-        self.sent = self.arrived = 0
+        self.sent = self.arrived = self.chunks = 0
+        self.full = False
+        """Whether no more is sent with it."""
         self.first: Optional[float] = None
         self.last = 0.0
         self.counted = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether no more is sent with it."""
-        return self.sent >= self.planned
+    def add(self, length: int) -> None:
+        """A chunk is sent with it."""
+        self.sent += length
+        self.chunks += 1
+        self.full = self.sent >= self.planned and self.chunks >= _FEWEST
+
+    def lose(self, length: int) -> None:
+        """A chunk will not arrive; it is sent again with another slice."""
+        self.sent -= length
+        self.full = True
 
     @property
     def whole(self) -> bool:
@@ -65,6 +74,7 @@ class Compression:
         self._favourite = way != "none" if way != "auto" or favourite is None else favourite
         self._rates: Dict[bool, float] = {}
         self._since_trial, self._patience = 0, _FIRST_TRIAL if favourite is None else _LATER_TRIAL
+        self._jumps = 0
         self._flying: Dict[int, Tuple[_Slice, int]] = {}
         self._slices: Deque[_Slice] = deque([_Slice(self._favourite, _SMALLEST)])
         self.packed = self.plain = 0
@@ -79,13 +89,12 @@ class Compression:
         """Chunk *index*, of *length* bytes, is about to be sent, or sent again: whether packed."""
         if index in self._flying:
             part, sent = self._flying[index]
-            part.sent -= sent
-            part.planned = min(part.planned, part.sent)  # it will not come any more with that slice
+            part.lose(sent)
         current = self._slices[-1]
         if current.full:
             current = self._plan()
             self._slices.append(current)
-        current.sent += length
+        current.add(length)
         self._flying[index] = current, length
         if current.packed:
             self.packed += length
@@ -99,6 +108,8 @@ class Compression:
 
     def arrived(self, index: int) -> None:
         """Chunk *index* was acknowledged."""
+        if index not in self._flying:
+            return  # what answers for a chunk that it was not asked for is found by who takes the answers
         part, length = self._flying.pop(index)
         part.arrived += length
         now = self._clock()
@@ -116,8 +127,10 @@ class Compression:
     def _learn(self, packed: bool, rate: float) -> None:
         before = self._rates.get(packed, rate)
         self._rates[packed] = before + _FRESH * (rate - before)
-        if packed == self._favourite and not 1 / _CHANGED < rate / before < _CHANGED:
-            self._patience = _FIRST_TRIAL
+        if packed == self._favourite:
+            self._jumps = 0 if 1 / _CHANGED < rate / before < _CHANGED else self._jumps + 1
+            if self._jumps == _JUMPS:
+                self._patience, self._jumps = _FIRST_TRIAL, 0
         if len(self._rates) == 2 and self._rates[not self._favourite] > _BETTER * self._rates[self._favourite]:
             self._favourite, self._patience, self._since_trial = not self._favourite, _FIRST_TRIAL, 0
 

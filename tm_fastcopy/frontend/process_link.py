@@ -89,13 +89,15 @@ class ProcessLink:
         # Output that nobody reads would keep the program from ending, and us from seeing that it has.
         unread = asyncio.ensure_future(self._discard())
         wait = max(wait, _AFTERWORK) if self._lives_on else wait
-        if wait:
-            with contextlib.suppress(asyncio.TimeoutError):
-                async with timeout(wait):
-                    await self._process.wait()
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # its children, too: a ProxyCommand holds our pipes
+        try:
+            if wait:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    async with timeout(wait):
+                        await self._process.wait()
+        finally:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)  # its children, too: a ProxyCommand holds our pipes
         await self._process.wait()
         unread.cancel()
         self._errors.cancel()

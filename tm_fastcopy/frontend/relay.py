@@ -159,11 +159,12 @@ def forward(target: Host) -> Forward:
 
 async def reaches(source: Host, target: Host) -> str:
     """Try whether *source* can dial *target*, both of which have a file open; "" if it can, otherwise why not."""
-    channel = await source.lane(onward=True)
     try:
-        await channel.ask(forward(target), Done)
-        return ""
+        channel = await source.lane(onward=True)
+        try:
+            await channel.ask(forward(target), Done)
+            return ""
+        finally:
+            await source.release(channel, usable=False)
     except FastcopyError as error:
         return str(error)
-    finally:
-        await source.release(channel, usable=False)

@@ -16,6 +16,9 @@ from ..core.wire import Done
 from .channel import Channel
 
 KEPT = 2  # lanes of a host: as many as a transfer uses, 25 MB on the host and 10 here each
+# Lanes in all.  A lane's pipes are 288 pages, and a user who has more than 16384 gets such small ones that they crawl
+# (/proc/sys/fs/pipe-user-pages-soft): with these, 40 more can be at work.
+MOST = 16
 IDLE = 120.0  # seconds; deployments come in waves.  A lane waits longer than that for another `Join` (agent/lanes.py)
 _ANSWER = 5.0  # seconds for a lane to let go of its files
 
@@ -52,6 +55,10 @@ class SpareLanes:
         if len(kept) >= KEPT:
             await lane.close()
             return
+        if len(self._timers) >= MOST:
+            oldest = next(iter(self._timers))
+            self._timers[oldest].cancel()
+            self._expire(oldest)
         kept.append(lane)
         self._timers[lane] = asyncio.get_running_loop().call_later(IDLE, self._expire, lane)
 

@@ -118,6 +118,25 @@ def test_a_chunk_that_is_sent_again_holds_up_nothing() -> None:
     assert choice.learned is False
 
 
+@pytest.mark.parametrize("chunk", [2 * MIB, 4 * MIB])
+def test_large_chunks_are_timed_too(chunk: int) -> None:
+    """A slice of one chunk would have a beginning and no time."""
+    machine = Machine(1.2e9, 200e6, 0.37)
+    choice = Compression(clock=lambda: machine.now)
+    for index in range(100):
+        packed = choice.next(index, chunk)
+        machine.now += chunk / CHUNK * machine.cost(packed)
+        choice.arrived(index)
+    assert choice.learned is False
+
+
+def test_an_answer_that_nobody_waits_for_changes_nothing() -> None:
+    choice = Compression(clock=lambda: 0.0)
+    choice.next(1, CHUNK)
+    choice.arrived(2)
+    assert choice.awaits(1) and not choice.awaits(2)
+
+
 @given(st.lists(st.tuples(st.integers(1, 4 * MIB), st.floats(0, 2)), max_size=200))
 def test_nothing_that_can_happen_makes_it_fail(chunks: List[tuple[int, float]]) -> None:
     now = [0.0]

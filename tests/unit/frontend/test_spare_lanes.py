@@ -11,7 +11,7 @@ from tm_fastcopy.core.errors import LinkLost
 from tm_fastcopy.core.messages import Leave
 from tm_fastcopy.core.wire import Done
 from tm_fastcopy.frontend import spare_lanes
-from tm_fastcopy.frontend.spare_lanes import KEPT, SpareLanes
+from tm_fastcopy.frontend.spare_lanes import KEPT, MOST, SpareLanes
 
 
 class _Lane:
@@ -52,6 +52,20 @@ def test_no_more_are_kept_than_a_transfer_uses() -> None:
         assert [lane.closed for lane in lanes] == [False] * KEPT + [True] * 2
         await spare.close()
         assert all(lane.closed for lane in lanes)
+
+    asyncio.run(run())
+
+
+def test_no_more_are_kept_in_all_than_pipes_may_have_pages() -> None:
+    """The oldest makes room."""
+
+    async def run() -> None:
+        spare, lanes = SpareLanes(), [_Lane(f"host{number}") for number in range(MOST + 3)]
+        for lane in lanes:
+            await spare.put(lane)  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        assert [lane.closed for lane in lanes] == [True] * 3 + [False] * MOST
+        assert spare.take("host0") is None and spare.take("host3") is lanes[3]
 
     asyncio.run(run())
 
