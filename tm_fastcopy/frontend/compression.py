@@ -20,10 +20,11 @@ _SMALLEST, _LARGEST = 2 * MIB, 16 * MIB
 _FRESH = 0.5  # weight of the newest slice in a rate
 _BETTER = 1.1  # the other way must win by this much: less is noise, and changing costs an odd slice
 _FIRST_TRIAL, _RAREST_TRIAL = 2, 32  # slices between trials
-_LATER_TRIAL = 8  # slices before the first, where an earlier transfer has tried
-_TRIAL = 0.15  # seconds that a trial should take at the usual rate
+_LATER_TRIAL = 4  # slices before the first, where an earlier transfer has tried
+_TRIAL = 0.08  # seconds that a trial should take at the usual rate
 _LONGEST_TRIAL = 8 * MIB  # as much as is on its way with two lanes: less would be timed amid the others
 _CHANGED, _JUMPS = 1.4, 2  # a rate that moves by this much, so often in a row, says that link or CPUs have changed
+_COLLAPSED = 3.0  # by this much, once is enough
 _FEWEST = 4  # chunks in a slice, however large they are: the first only starts its clock
 
 
@@ -129,8 +130,9 @@ class Compression:
         self._rates[packed] = before + _FRESH * (rate - before)
         if packed == self._favourite:
             self._jumps = 0 if 1 / _CHANGED < rate / before < _CHANGED else self._jumps + 1
-            if self._jumps == _JUMPS:
-                self._patience, self._jumps = _FIRST_TRIAL, 0
+            if self._jumps == _JUMPS or not 1 / _COLLAPSED < rate / before < _COLLAPSED:
+                self._patience = self._since_trial = _FIRST_TRIAL  # the next slice is a trial
+                self._jumps = 0
         if len(self._rates) == 2 and self._rates[not self._favourite] > _BETTER * self._rates[self._favourite]:
             self._favourite, self._patience, self._since_trial = not self._favourite, _FIRST_TRIAL, 0
 
