@@ -4,15 +4,17 @@
 #
 #   tests/python39.sh [arguments of pytest]
 #
-# The Debian is made once and kept in ${FASTCOPY_CACHE:-/var/cache/fastcopy}/debian11-python39; remove that directory to
-# have it made anew.  Needs root, debootstrap, unshare and a python3 with pip.  Packages and wheels come from where this
-# machine gets its own: the first Debian mirror that apt knows (or $FASTCOPY_MIRROR), and what pip is configured for.
+# The Debian is made once and kept in ${FASTCOPY_CACHE:-/var/cache/fastcopy}/debian11-python39; it is made anew when what
+# it consists of changes, or that directory is removed.  Needs root, debootstrap, unshare and a python3 with pip.
+# Packages and wheels come from where this machine gets its own: the first Debian mirror that apt knows (or
+# $FASTCOPY_MIRROR), and what pip is configured for.
 set -eu
 
 # pip takes the newest that has a wheel for Python 3.9: that is blake3 1.0.10 (1.0.11 has none), pytest 8.4.2 and
 # hypothesis 6.141.1.  The second line is what these two need on 3.9 only: pip looks at the Python that runs it.
 wheels="blake3 xxhash zstandard pytest hypothesis"
 wheels="$wheels exceptiongroup tomli typing-extensions sortedcontainers attrs"
+packages=python3,python3-venv,qemu-utils,openssh-client
 
 fail() {
     echo "python39.sh: $1" >&2
@@ -47,7 +49,7 @@ make_debian() {
     rm -rf "$debian" "$debian.new"
     mkdir -p "$debian.new"
     echo "making Debian 11 in $debian from $mirror"
-    debootstrap --variant=minbase --include=python3,python3-venv bullseye "$debian.new" "$mirror" >"$cache/debian11.log" \
+    debootstrap --variant=minbase --include="$packages" bullseye "$debian.new" "$mirror" >"$cache/debian11.log" \
         || fail "debootstrap failed; see $cache/debian11.log"
     # Wheels are fetched out here, where pip is configured for this machine's network, and installed in there.
     machine=$(uname -m)
@@ -57,12 +59,14 @@ make_debian() {
         --platform "manylinux2014_$machine" --platform any $wheels || fail "the wheels cannot be had"
     chroot "$debian.new" python3 -m venv /venv
     chroot "$debian.new" sh -c '/venv/bin/pip install --quiet --no-index --no-deps --disable-pip-version-check /wheels/*.whl'
+    echo "$packages $wheels" >"$debian.new/made-with"
     mv "$debian.new" "$debian"
 }
 
 mkdir -p "$cache"
-[ -x "$debian/venv/bin/python" ] || make_debian
+[ "$(cat "$debian/made-with" 2>/dev/null)" = "$packages $wheels" ] || make_debian
 
+mount --bind "$debian" "$debian"  # or nothing in there would be on a file system that it can see
 mount -t proc proc "$debian/proc"
 mount --rbind /dev "$debian/dev"
 rm -rf "$debian/tmp"  # on the disk: a tmpfs has no map of extents

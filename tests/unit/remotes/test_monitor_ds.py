@@ -113,7 +113,7 @@ def test_a_directory_that_may_not_be_read_hides_no_other(tmp_path: Path) -> None
     allocate(tmp_path / "2/disk.0.snap/0", MIB)
     for path in (tmp_path / "1", tmp_path / "2/disk.0.snap"):
         path.chmod(0o700)
-    for path in (tmp_path, *tmp_path.parents[:2], tmp_path / "2"):
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent, tmp_path / "2"):
         path.chmod(path.stat().st_mode | 0o055)
     program = "import os, runpy, sys; os.setuid(65534); sys.argv[1:] = [%r]; runpy.run_path(%r, run_name='__main__')"
     script = program % (str(tmp_path), str(tmp_path / "monitor_ds.py"))
