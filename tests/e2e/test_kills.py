@@ -8,6 +8,7 @@ FASTCOPY_KILLS sets how often each process is killed in each phase.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -39,7 +40,8 @@ class Scene:
         self.vm = cloud.vm(self.image, HOST)
         # Somebody has to be there before they can be killed early.
         other = cloud.known("empty")
-        cloud.clone(other, cloud.vm(other, HOST)).succeeded()
+        self.other = cloud.vm(other, HOST)
+        cloud.clone(other, self.other).succeeded()
         cloud.wait_for_quiet(HOST)
         self.before = {"agent": cloud.agents(HOST), "daemon": cloud.daemons()}
 
@@ -121,5 +123,7 @@ def test_killed(cloud: Cloud, victim: str, phase: str, record_property: Callable
         second = cloud.vm(scene.image, HOST)
         cloud.clone(scene.image, second).succeeded()
         assert look.same_content(second.path / "disk.0", scene.image.file)
+        for done in (scene.other, vm, second):  # of fifty rounds the host's file system would be full
+            shutil.rmtree(done.path)
     record_property("counted", f"{victim} killed in {phase}: {hits} times, {errors} clones failed, all repeats right")
     assert hits == KILLS
