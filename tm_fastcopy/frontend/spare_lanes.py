@@ -1,6 +1,6 @@
 """Spare lanes: streams that a transfer has done with, kept for the next one to the same host.
 
-To dial one takes 0.2 s, and a third of a second of CPU on both ends together: as much as 64 MiB take.
+To dial one takes a key exchange, a login shell and the start of Python there, one lane after another.
 """
 
 from __future__ import annotations
@@ -27,44 +27,39 @@ class SpareLanes:
     """Lanes by host, each of which waits for `Join`."""
 
     def __init__(self) -> None:
-        self._idle: Dict[str, List[Channel]] = {}
-        self._timers: Dict[Channel, asyncio.TimerHandle] = {}
+        self._timers: Dict[Channel, asyncio.TimerHandle] = {}  # the oldest first
         self._ending: Set[asyncio.Task[None]] = set()
 
+    def _of(self, host: str) -> List[Channel]:
+        return [lane for lane in self._timers if lane.host == host]
+
     def take(self, host: str) -> Optional[Channel]:
-        """One that nobody uses; it may have broken meanwhile."""
-        idle = self._idle.get(host)
+        """One that nobody uses, the newest; it may have broken meanwhile."""
+        idle = self._of(host)
         if not idle:
             return None
-        lane = idle.pop()
-        self._timers.pop(lane).cancel()
-        return lane
+        self._timers.pop(idle[-1]).cancel()
+        return idle[-1]
 
     async def put(self, lane: Channel) -> None:
         """Keep a lane that has nothing on its way; returns when it has let go of its files, or has ended."""
-        kept = self._idle.setdefault(lane.host, [])
+        usable = False
         try:
             async with timeout(_ANSWER):
                 await lane.ask(Leave(), Done)
+            usable = len(self._of(lane.host)) < KEPT
         except (FastcopyError, asyncio.TimeoutError):
-            await lane.close()
-            return
-        except BaseException:
-            await lane.close()
-            raise
-        if len(kept) >= KEPT:
-            await lane.close()
-            return
-        if len(self._timers) >= MOST:
-            oldest = next(iter(self._timers))
-            self._timers[oldest].cancel()
-            self._expire(oldest)
-        kept.append(lane)
-        self._timers[lane] = asyncio.get_running_loop().call_later(IDLE, self._expire, lane)
+            pass
+        finally:
+            if not usable:
+                await lane.close()
+        if usable:
+            if len(self._timers) >= MOST:
+                self._expire(next(iter(self._timers)))
+            self._timers[lane] = asyncio.get_running_loop().call_later(IDLE, self._expire, lane)
 
     def _expire(self, lane: Channel) -> None:
-        self._idle[lane.host].remove(lane)
-        del self._timers[lane]
+        self._timers.pop(lane).cancel()
         task = asyncio.ensure_future(lane.close())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -72,7 +67,6 @@ class SpareLanes:
     async def close(self) -> None:
         """End all."""
         for lane in list(self._timers):
-            self._timers[lane].cancel()
             self._expire(lane)
         while self._ending:
             await asyncio.gather(*self._ending, return_exceptions=True)
