@@ -449,8 +449,10 @@ def test_a_lane_serves_one_conversation_after_another(machine: Machine, disk: Pa
                 await host.ask(begin, messages.Begun)
                 offer = messages.Offer.make(0, manifest.digests, [(0, manifest.size)])
                 wants = await host.ask(offer, messages.Wants)
+                control = host.wire_bytes
                 lane = await host.lane()
                 assert lane is first
+                assert host.wire_bytes - control < lane.sent + lane.received
                 before = host.wire_bytes
                 for index in (index for index, wanted in enumerate(wants.blob) if wanted):
                     await lane.ask(messages.Put(index, CHUNK, *encode(content(letters[index]))), messages.Stored)
