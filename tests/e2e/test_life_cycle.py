@@ -49,7 +49,10 @@ BOOT = 2
 
 @dataclasses.dataclass
 class Disk:
-    """A disk: what it is to oned, and (`model`, `snapshots`) the bytes that a guest must find in it."""
+    """A disk: what it is to oned, and (`model`, `snapshots`) the bytes that a guest must find in it.
+
+    `driver` is what oned wrote down for it when its VM was created; disks without an image have their VM's.
+    """
 
     number: int
     format: str
@@ -58,6 +61,7 @@ class Disk:
     swap: bool = False
     model: bytearray = dataclasses.field(default_factory=bytearray)
     snapshots: dict[int, bytes] = dataclasses.field(default_factory=dict)
+    driver: str = "fastcopy"
 
     @property
     def name(self) -> str:
@@ -116,7 +120,7 @@ def assert_same(got: bytes, wanted: bytes, what: str) -> None:
 
 
 class Life:
-    """A VM's life.  `where` is the node on which its directory is."""
+    """A VM's life.  `where` is the node on which its directory is, `driver` the one of its last history record."""
 
     def __init__(self, cloud: Cloud, transfers: Transfers, disks: Sequence[Disk], scratch: Path) -> None:
         self.cloud, self.disks, self.scratch = cloud, disks, scratch
@@ -124,6 +128,7 @@ class Life:
         self._writes = 0
         self._files: dict[str, bytes] = {}
         self.where = FIRST
+        self.driver = "fastcopy"
         self.vm = cloud.vm(None, FIRST)
         cloud.lab.oned.add_vm(self.vm.id, host=FIRST, ds_id=SYSTEM, disks=[disk.attributes for disk in disks])
 
@@ -135,6 +140,10 @@ class Life:
         result = self._transfers.run(list(lines), self.vm.id)
         assert (result.success, result.info) == (True, "-"), (lines, result)
 
+    def _driver(self, disk: Disk) -> str:
+        """The driver that oned names for a disk."""
+        return disk.driver if disk.image else self.driver
+
     def at(self, name: str = "", where: str = "") -> str:
         """A file of the VM, or its directory, as an argument."""
         return f"{where or self.where}:{self.vm.directory}" + (f"/{name}" if name else "")
@@ -145,11 +154,11 @@ class Life:
         for disk in self.disks:
             to = f"{self.at(disk.name)} {self.vm.id} {disk.store}"
             if disk.image:
-                lines.append(f"{'LN' if disk.persistent else 'CLONE'} fastcopy fe:{disk.image.path} {to}")
+                lines.append(f"{'LN' if disk.persistent else 'CLONE'} {disk.driver} fe:{disk.image.path} {to}")
             elif disk.swap:
-                lines.append(f"MKSWAP fastcopy {SIZE} {to}")
+                lines.append(f"MKSWAP {self.driver} {SIZE} {to}")
             else:
-                lines.append(f"MKIMAGE fastcopy {2 * SIZE} {disk.format} {to}")
+                lines.append(f"MKIMAGE {self.driver} {2 * SIZE} {disk.format} {to}")
         self.run(PROLOG, *lines)
 
     def context(self) -> None:
@@ -163,7 +172,7 @@ class Life:
     def each(self, state: int, action: str, end: str, disks: Sequence[Disk]) -> None:
         """Have an action done on each of some disks, in a script of its own."""
         for disk in disks:
-            self.run(state, f"{action} fastcopy {self.at(disk.name)} {end} {self.vm.id} {disk.store}")
+            self.run(state, f"{action} {self._driver(disk)} {self.at(disk.name)} {end} {self.vm.id} {disk.store}")
 
     def snapshot(self, number: int, disks: Sequence[Disk]) -> None:
         """Keep the disks as they are."""
@@ -199,19 +208,19 @@ class Life:
     def move(self, state: int, target: str) -> None:
         """Have the directory moved; nothing of it may be left where it was."""
         lines = [
-            f"MV fastcopy {self.at(disk.name)} {self.at(disk.name, target)} {self.vm.id} {disk.store}"
+            f"MV {self._driver(disk)} {self.at(disk.name)} {self.at(disk.name, target)} {self.vm.id} {disk.store}"
             for disk in self.disks
         ]
         if target != FE:
             self.cloud.lab.oned.move_vm(self.vm.id, target)
-        self.run(state, *lines, f"MV fastcopy {self.at()} {self.at('', target)} {self.vm.id} {SYSTEM}")
+        self.run(state, *lines, f"MV {self.driver} {self.at()} {self.at('', target)} {self.vm.id} {SYSTEM}")
         assert not self.path.exists()
         self.where = target
 
     def save_as(self, state: int, disk: Disk, snapshot: int = -1) -> tuple[Path, str, bytes]:
         """Have a disk, or its snapshot, saved as an image; its file, its format, and what must be in it."""
         path = f"{self.cloud.store}/saved-{self.vm.id}-{disk.number}-{snapshot}-{self.where}"
-        self.run(state, f"CPDS fastcopy {self.at(disk.name)} {path} {snapshot} {self.vm.id} {DEFAULT}")
+        self.run(state, f"CPDS {self._driver(disk)} {self.at(disk.name)} {path} {snapshot} {self.vm.id} {DEFAULT}")
         content = disk.model if snapshot == -1 else disk.snapshots[snapshot]
         return self.cloud.lab.fe.path(path), disk.format, bytes(content)
 
@@ -220,10 +229,10 @@ class Life:
         lines = []
         for disk in self.disks:
             if disk.image and disk.persistent:
-                lines.append(f"MVDS fastcopy {self.at(disk.name)} {disk.image.path} {self.vm.id} {DEFAULT}")
+                lines.append(f"MVDS {disk.driver} {self.at(disk.name)} {disk.image.path} {self.vm.id} {DEFAULT}")
             else:
-                lines.append(f"DELETE fastcopy {self.at(disk.name)} {self.vm.id} {disk.store}")
-        self.run(EPILOG, *lines, f"DELETE fastcopy {self.at()} {self.vm.id} {SYSTEM}")
+                lines.append(f"DELETE {self._driver(disk)} {self.at(disk.name)} {self.vm.id} {disk.store}")
+        self.run(EPILOG, *lines, f"DELETE {self.driver} {self.at()} {self.vm.id} {SYSTEM}")
         assert not self.path.exists()
 
     # -- what the guest and the hypervisor do ----------------------------------------------------------------
@@ -402,13 +411,15 @@ def assert_brought_back(disk: Disk, original: str, scratch: Path) -> None:
     for number, content in disk.snapshots.items():
         assert_same(seen(tree / str(number), disk.format, scratch), content, f"{name}, snapshot {number}")
     extra = {active.name} if link.is_symlink() else set()
-    assert {path.name for path in tree.iterdir()} == {*extra, *map(str, disk.snapshots)}
+    names = {path.name for path in tree.iterdir()} if tree.exists() else set()
+    assert names == {*extra, *map(str, disk.snapshots)}
 
 
 def reborn(cloud: Cloud, disk: Disk, number: int) -> Disk:
     """A persistent disk in its next VM; its image is as large as the disk was made, as oned notes it."""
     assert disk.image
-    cloud.lab.oned.add_image(disk.image.id, DEFAULT, disk.image.path, GROWN, format=disk.format, persistent=True)
+    size = len(disk.model) // MIB
+    cloud.lab.oned.add_image(disk.image.id, DEFAULT, disk.image.path, size, format=disk.format, persistent=True)
     return dataclasses.replace(disk, number=number, model=bytearray(disk.model), snapshots=dict(disk.snapshots))
 
 
@@ -416,7 +427,7 @@ def taken_over(cloud: Cloud, saved: tuple[Path, str, bytes], number: int) -> Dis
     """A disk of an image that was saved."""
     file, format, content = saved
     image = Image(90_000 + cloud.vm(None).id, f"{cloud.store}/{file.name}", file)
-    cloud.lab.oned.add_image(image.id, DEFAULT, image.path, GROWN, format=format)
+    cloud.lab.oned.add_image(image.id, DEFAULT, image.path, len(content) // MIB, format=format)
     return Disk(number, format, image, model=bytearray(content))
 
 
