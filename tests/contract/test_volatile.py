@@ -123,7 +123,7 @@ def test_the_package_of_a_program(
     talk: Talk, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fs: str, package: str
 ) -> None:
     monkeypatch.setattr(module, "by_fd", lambda fd: "x")
-    monkeypatch.setattr("tm_fastcopy.agent.program._environment", lambda: {"PATH": str(tmp_path)})
+    monkeypatch.setattr("tm_fastcopy.agent.program.environment", lambda: {"PATH": str(tmp_path)})
     assert f"install {package} there" in talk().refused(wanted(fs=fs)).text
     assert os.listdir(base / "42") == []
 

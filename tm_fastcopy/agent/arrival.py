@@ -89,6 +89,8 @@ class Arrival:
             raise FastcopyError(
                 f"a move that was cut off still writes beside {self._directory.path}: repeat in a minute"
             )
+        # A move that was cut off after the exchange left what had the VM's name here, and it will be written to.
+        self._directory.check_unused(self._staged)
         files.chmod(self._staged, 0o700)
         self._prune(self._staged, "")
         for entry in self._entries:

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from typing import Callable, List, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ..core.errors import FastcopyError, Refused, Superseded, classify
 from ..core.files import Files, is_in_use, lock
@@ -200,14 +200,18 @@ class VmDirectory:
         if (seq, action) > self.fence:
             raise Superseded(f"a newer action has taken over {self.disk}; this one stops and changes nothing more")
 
-    def check_unused(self) -> None:
-        """Raise `Refused` if a disk in the directory is in use: then a VM runs here, whatever oned believes."""
-        with os.scandir(self.fd) as found:
+    def check_unused(self, fd: Optional[int] = None) -> None:
+        """Raise `Refused` if a disk in the directory is in use: then a VM runs here, whatever oned believes.
+
+        *fd*: in this open directory instead, which had the VM's name.
+        """
+        place = self.fd if fd is None else fd
+        with os.scandir(place) as found:
             disks = sorted(entry.name for entry in found if entry.name.startswith("disk."))
         for name in disks:
-            self._check_unused(self.fd, name)
+            self._check_unused(place, name)
             try:
-                tree = open_directory(self.fd, name, f"{self.path}/{name}")
+                tree = open_directory(place, name, f"{self.path}/{name}")
             except FastcopyError:
                 continue  # it is a file, or a link into a tree
             try:

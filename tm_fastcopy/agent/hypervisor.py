@@ -6,18 +6,13 @@ in time, after which virsh is killed; what it was asked for may have happened al
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import tempfile
-import time
-from typing import Callable, Dict
+from typing import Callable
 
 from ..core.errors import FastcopyError, ProtocolError, Superseded
+from .program import execute
 
 PROGRAM = "virsh"
-_LOOK = 0.05  # seconds between looks whether it has ended
-_LONGEST = 300  # characters of what it says
 _COPY = 3000.0  # seconds for a copy of a whole disk; the front-end waits 3600 for any answer
 
 _URI = re.compile(r"[a-z][a-z0-9+]*:[!-~]{1,500}")
@@ -89,56 +84,15 @@ class Hypervisor:
         """Run virsh; return what it prints.  `NotDone` if it fails, TimeoutError if a *bound* of its own has passed."""
         if not _NAME.fullmatch(domain) or (command.startswith("block") and not _TARGET.fullmatch(words[0])):
             raise ProtocolError(f"{domain!r:.100} or {words!r:.60} is no name for virsh")
-        argv = [PROGRAM, "--connect", self.uri, command, domain, *words]
-        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-            try:
-                process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=said, stderr=complained, env=environment()
-                )
-            except OSError as error:
-                raise NotDone(
-                    f"{PROGRAM} cannot be run on this host ({error.strerror}): install libvirt's clients there"
-                ) from error
-            try:
-                _wait(process, bound or self.patience, alive)
-            except TimeoutError:
-                if bound:
-                    raise TimeoutError(f"virsh {command} {domain} did not end within {bound:.0f} s") from None
-                raise NotDone(f"virsh {command} {domain} did not end within {self.patience:.0f} s") from None
-            said.seek(0)
-            complained.seek(0)
-            words_said = _line(said.read(4096))
-            reason = _line(complained.read(4096)) or f"it ended with status {process.returncode}"
-        if process.returncode:
-            raise NotDone(f"virsh {command} {domain}: {reason[:_LONGEST]}")
-        return words_said
-
-
-def _wait(process: subprocess.Popen[bytes], bound: float, alive: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + bound
-    try:
-        while True:
-            try:
-                process.wait(_LOOK)
-                return
-            except subprocess.TimeoutExpired:
-                pass
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            if not alive():
-                raise Superseded("the front-end went away while a live disk was copied")
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _line(raw: bytes) -> str:
-    return " ".join(raw.decode("utf-8", "replace").split())
-
-
-def environment() -> Dict[str, str]:
-    """For virsh: a non-interactive login may have a short PATH, and what it says must be the same everywhere."""
-    path = os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin:/bin"
-    return {"PATH": path, "LC_ALL": "C", "HOME": os.environ.get("HOME", "/")}
-
+        try:
+            ended = execute([PROGRAM, "--connect", self.uri, command, domain, *words], bound or self.patience, alive)
+        except TimeoutError:
+            late = f"virsh {command} {domain} did not end within {bound or self.patience:.0f} s"
+            raise (TimeoutError if bound else NotDone)(late) from None
+        except OSError as error:
+            raise NotDone(
+                f"{PROGRAM} cannot be run on this host ({error.strerror}): install libvirt's clients there"
+            ) from error
+        if ended.status:
+            raise NotDone(f"virsh {command} {domain}: {ended.problem}")
+        return " ".join(ended.out.split())

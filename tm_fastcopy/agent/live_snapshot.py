@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Protocol, Sequence
 
 from ..core.chain import is_number
-from ..core.errors import FastcopyError, Refused, Superseded
+from ..core.errors import FastcopyError, Refused
 from ..core.files import Files
 from ..core.snapshot_messages import SnapCreateLive
 from .copies import Copies
 from .directory import VmDirectory
 from .hypervisor import Hypervisor
 from .overlays import Overlays
+from .program import execute
 from .standstill import standstill
 
 VIRSH, SUDO = "virsh", "sudo"
@@ -32,9 +30,6 @@ URI = "qemu:///system"
 _BRIEF = 60.0  # seconds for what changes a state, or asks for one
 _STILL = 30.0  # seconds that a VM may stand still for a reflink, or for its disk's new file
 _LONG = 3000.0  # seconds for what copies a disk. The front-end waits for 3600
-_LOOK = 0.05  # seconds between looks whether a program has ended
-_MOST = 1024 * 1024  # bytes of an answer; the description of a VM has some 10 KiB
-_LONGEST = 300  # characters of what a program says
 _BUSY, _TRIES, _PAUSE = "active block job", 3, 5.0  # a copy of the same disk that is about to end, seconds
 
 
@@ -150,47 +145,15 @@ def run(argv: Sequence[str], shown: str, alive: Callable[[], bool], bound: float
 
     A change of state is never cut short because the front-end went away: half of it would be worse.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=_environment())
-        except OSError as error:
-            raise FastcopyError(f"`{shown}` cannot be run on this host: {error.strerror}") from error
-        _wait(process, shown, alive if bound > _BRIEF else lambda: True, bound)
-        out.seek(0)
-        errors.seek(0)
-        said = " ".join(errors.read(4096).decode("utf-8", "replace").split())[:_LONGEST]
-        if process.returncode:
-            raise FastcopyError(f"`{shown}` failed: {said or f'it ended with status {process.returncode}'}")
-        return out.read(_MOST).decode("utf-8", "replace")
-
-
-def _environment() -> Dict[str, str]:
-    path = os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    kept = {name: os.environ[name] for name in ("HOME", "XDG_RUNTIME_DIR") if name in os.environ}
-    return {**kept, "PATH": path, "LC_ALL": "C"}
-
-
-def _wait(process: subprocess.Popen[bytes], shown: str, alive: Callable[[], bool], bound: float) -> None:
-    deadline = time.monotonic() + bound
     try:
-        while True:
-            try:
-                process.wait(_LOOK)
-                return
-            except subprocess.TimeoutExpired:
-                pass
-            if not alive():
-                raise Superseded(f"the front-end went away during `{shown}`")
-            if time.monotonic() > deadline:
-                raise FastcopyError(f"`{shown}` did not end within {bound:.0f} s: look at the VM")
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # virsh ends the job of the VM that it waits for
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        ended = execute(argv, bound, alive if bound > _BRIEF else lambda: True, gently=True)
+    except TimeoutError:
+        raise FastcopyError(f"`{shown}` did not end within {bound:.0f} s: look at the VM") from None
+    except OSError as error:
+        raise FastcopyError(f"`{shown}` cannot be run on this host: {error.strerror}") from error
+    if ended.status:
+        raise FastcopyError(f"`{shown}` failed: {ended.problem}")
+    return ended.out
 
 
 # --- what is done with it ----------------------------------------------------------------------------------------

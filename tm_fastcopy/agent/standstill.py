@@ -25,7 +25,8 @@ from ..core.files import Files
 from ..core.paths import has
 from ..core.publish import staging_name
 from .directory import VmDirectory
-from .hypervisor import Hypervisor, NotDone, environment
+from .hypervisor import Hypervisor, NotDone
+from .program import environment
 
 MARK = staging_name("live")
 _WAKER = Path(__file__).with_name("waker.py")

@@ -220,6 +220,21 @@ def test_a_disk_that_a_process_uses_is_neither_replaced_nor_removed(base: Path, 
     side.end()
 
 
+def test_what_a_move_that_was_cut_off_put_aside_is_not_written_to_while_it_is_used(sides: Tuple[Side, Side]) -> None:
+    """After the exchange it lies where the next move stages its files."""
+    source, target = sides
+    furnish(source.directory)
+    aside = target.base / staging_name("42")
+    aside.mkdir()
+    make_file(aside / "disk.0", "XY-Z")
+    guard(*sides)
+    listed = source.ask(said.BeginLeaving(), said.Listing)
+    with open(aside / "disk.0", "rb") as used:
+        fcntl.fcntl(used, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))  # F_OFD_SETLK
+        assert "a VM runs here" in target.failed(said.BeginArriving(ORIGIN, listed.blob)).text
+    assert (aside / "disk.0").read_bytes() == content("XY-Z")
+
+
 def test_an_exchange_of_trees_that_was_cut_off_is_finished_first(sides: Tuple[Side, Side]) -> None:
     """What is staged stays behind: here that is the link to the disk, and the intent that says so."""
     source, target = sides
