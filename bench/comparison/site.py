@@ -173,11 +173,14 @@ class Site:
         return node.path(where)
 
     def remove_vm(self, driver: Driver, disks: Sequence[Disk]) -> None:
-        """Remove what a VM has left, wherever it is."""
+        """Remove what a VM has left, wherever it is: its blocks, too, though an NFS server keeps files open."""
         nodes: List[Node] = [self.lab.hosts[disks[0].host], self.lab.fe]
         for node in nodes:
             directory = node.path(disks[0].path).parent
             if directory.exists():
+                for path in directory.rglob("*"):
+                    if path.is_file() and not path.is_symlink():
+                        os.truncate(path, 0)
                 shutil.rmtree(directory)
         self.lab.oned.remove_vm(disks[0].vm)
 

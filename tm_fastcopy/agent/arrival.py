@@ -242,8 +242,7 @@ class Arrival:
         if isinstance(typed, NoSpace) and self._staged >= 0:
             free = free_bytes(self._staged) // MIB
             self.close_file()
-            with contextlib.suppress(OSError, FastcopyError):
-                remove_tree(self._files, self._directory.base_fd, staging_name(self._name), self._directory.path)
+            self._make_room()
             if not isinstance(error, NoSpace):
                 needed = sum(entry.data for entry in self._entries)
                 typed = NoSpace(
@@ -251,6 +250,10 @@ class Arrival:
                     f"({free} MiB free): make room there and repeat the action"
                 )
         return typed
+
+    def _make_room(self) -> None:
+        with contextlib.suppress(OSError, FastcopyError):
+            remove_tree(self._files, self._directory.base_fd, staging_name(self._name), self._directory.path)
 
     # --- after the files -----------------------------------------------------------------------------------------
 
@@ -292,8 +295,11 @@ class Arrival:
             raise Superseded(f"the front-end went away, so {self._directory.path} is not published")
 
     def end(self) -> None:
-        """Let go of everything.  What is staged stays, for the next attempt."""
+        """Let go of everything.  What is staged stays, for the next attempt, unless a lane has found no room."""
+        full = self.file is not None and self.file.table.lacks_room
         self.close_file()
+        if full:
+            self._make_room()
         for seeds in self._seeds.values():
             seeds.close()
         close(self._cache.fd if self._cache else None)

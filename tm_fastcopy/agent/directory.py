@@ -55,15 +55,58 @@ def open_datastore(base: str) -> int:
     return open_base(base)
 
 
+def make_datastore(files: Files, base: str) -> None:
+    """Make the directory of a system datastore, if it is missing: oned makes it on no host, and stock drivers do.
+
+    Also the one that all datastores lie in, but nothing above it: a path that is wrong is not made true.
+    """
+    parts = base.rstrip("/").rsplit("/", 2)
+    if len(parts) < 3:
+        return
+    for depth in (1, 2):
+        above, name = "/".join(parts[:depth]) or "/", parts[depth]
+        try:
+            parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return  # whoever opens it says what is missing
+        try:
+            if has(parent, name) is None and files.make_directory(parent, name, 0o755):
+                files.sync_directory(parent)
+        except OSError as error:
+            raise classify(error, f"making the datastore's directory {above}/{name}") from error
+        finally:
+            os.close(parent)
+
+
+def datastore_or_above(base: str) -> Tuple[int, bool]:
+    """Open the directory of a system datastore, or the one in which `make_datastore` would make it; and which it is."""
+    try:
+        return open_datastore(base), True
+    except Refused:
+        raise
+    except FastcopyError:
+        path = base.rstrip("/")
+        for above in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
+            if os.path.lexists(path):
+                break
+            if os.path.isdir(above):
+                return open_base(above), False
+            path = above
+        raise
+
+
 class VmDirectory:
     """The directory of VM *vm* in the system datastore *base*, guarded for the disk *name* from `enter` to `leave`.
 
-    The name "" stands for the whole directory.
+    The name "" stands for the whole directory.  *create* makes the datastore's, if it is missing; the VM's own is made
+    when it is entered.
     """
 
-    def __init__(self, files: Files, base: str, vm: int, name: str, fence: Fence) -> None:
+    def __init__(self, files: Files, base: str, vm: int, name: str, fence: Fence, create: bool = False) -> None:
         self.files, self.vm, self.name, self.fence = files, vm, name and disk_name(name), fence
         self.base = base
+        if create:
+            make_datastore(files, base)
         self.base_fd = open_datastore(base)
         self.fd = -1
         self.path = f"{base}/{vm}"

@@ -31,7 +31,7 @@ from ..core.files import Files, can_share, free_bytes
 from ..core.fingerprint import fingerprint
 from ..core.paths import disk_name, has, open_directory
 from ..core.wire import Message
-from .directory import open_datastore
+from .directory import datastore_or_above, open_datastore
 
 _PROBE = ".fastcopy-examine."
 _WAIT = 15.0  # seconds for a program of the host's; a login takes half of one
@@ -101,7 +101,7 @@ def _run(argv: List[str]) -> Optional[str]:
 
 
 def _datastore(files: Files, message: ExamineDatastore) -> Message:
-    base = open_datastore(message.base)
+    base, present = datastore_or_above(message.base)
     try:
         status = os.fstatvfs(base)
         writable, reflink = os.access(".", os.W_OK, dir_fd=base), False
@@ -111,7 +111,7 @@ def _datastore(files: Files, message: ExamineDatastore) -> Message:
             except OSError:
                 writable = False
         kind, total = _kind(os.readlink(f"/proc/self/fd/{base}")), status.f_blocks * status.f_frsize
-        return DatastoreExamined(kind, writable, reflink, total, free_bytes(base))
+        return DatastoreExamined(kind, writable, reflink, total, free_bytes(base), present)
     finally:
         os.close(base)
 

@@ -7,7 +7,7 @@ in time, after which virsh is killed; what it was asked for may have happened al
 from __future__ import annotations
 
 import re
-from typing import Callable
+from typing import Callable, List, NamedTuple
 
 from ..core.errors import FastcopyError, ProtocolError, Superseded
 from .program import execute
@@ -26,6 +26,16 @@ _STILL = {_PAUSED, "shut off", "crashed", "pmsuspended"}
 
 class NotDone(FastcopyError):
     """virsh did not do what it was asked for."""
+
+
+class Undoing(NamedTuple):
+    """Calls of programs that undo `suspend` and `freeze` ([]: there is nothing to undo), and the one that prints
+    *paused* as long as the guest stands still."""
+
+    resume: List[str]
+    thaw: List[str]
+    state: List[str]
+    paused: str
 
 
 class Hypervisor:
@@ -63,6 +73,11 @@ class Hypervisor:
         """Undo `freeze`."""
         self._run("domfsthaw", domain)
 
+    def undoing(self, domain: str) -> Undoing:
+        """How somebody else undoes a step."""
+        resume, thaw, state = (self._call(command, domain) for command in ("resume", "domfsthaw", "domstate"))
+        return Undoing(resume, thaw, state, _PAUSED)
+
     def copy(self, domain: str, target: str, path: str) -> None:
         """Copy a disk of the running guest to the file *path*, as it is at the moment when that is complete."""
         try:
@@ -82,10 +97,8 @@ class Hypervisor:
         self, command: str, domain: str, *words: str, bound: float = 0.0, alive: Callable[[], bool] = lambda: True
     ) -> str:
         """Run virsh; return what it prints.  `NotDone` if it fails, TimeoutError if a *bound* of its own has passed."""
-        if not _NAME.fullmatch(domain) or (command.startswith("block") and not _TARGET.fullmatch(words[0])):
-            raise ProtocolError(f"{domain!r:.100} or {words!r:.60} is no name for virsh")
         try:
-            ended = execute([PROGRAM, "--connect", self.uri, command, domain, *words], bound or self.patience, alive)
+            ended = execute(self._call(command, domain, *words), bound or self.patience, alive)
         except TimeoutError:
             late = f"virsh {command} {domain} did not end within {bound or self.patience:.0f} s"
             raise (TimeoutError if bound else NotDone)(late) from None
@@ -96,3 +109,8 @@ class Hypervisor:
         if ended.status:
             raise NotDone(f"virsh {command} {domain}: {ended.problem}")
         return " ".join(ended.out.split())
+
+    def _call(self, command: str, domain: str, *words: str) -> List[str]:
+        if not _NAME.fullmatch(domain) or (command.startswith("block") and not _TARGET.fullmatch(words[0])):
+            raise ProtocolError(f"{domain!r:.100} or {words!r:.60} is no name for virsh")
+        return [PROGRAM, "--connect", self.uri, command, domain, *words]

@@ -433,6 +433,11 @@ class Intake:
             self._drop_staging(self.staging)
         self._drop_tee()
 
+    @property
+    def lacks_room(self) -> bool:
+        """Whether a lane has found the file system full, of which only the front-end was told."""
+        return self.table is not None and self.table.lacks_room
+
     def abandon(self) -> None:
         """Let go of everything; what is staged stays, for the next action to resume."""
         if self._lease:

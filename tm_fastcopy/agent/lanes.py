@@ -22,7 +22,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from ..core import codec
-from ..core.errors import FastcopyError, LinkLost, ProtocolError, classify
+from ..core.errors import FastcopyError, LinkLost, NoSpace, ProtocolError, classify
 from ..core.files import Files
 from ..core.hashing import read_exactly
 from ..core.manifest import MAX_CHUNK
@@ -212,6 +212,14 @@ class _Lane:
         raise ProtocolError(f"a lane cannot serve {type(message).__name__} here")
 
 
+    def told(self, error: Exception) -> FastcopyError:
+        """What the front-end is told of an error.  The agent must know as well if there is no room: it cleans up."""
+        typed = classify(error, self.offer["shown"])
+        if isinstance(typed, NoSpace) and self.sink:
+            self.sink.table.note_no_room()
+        return typed
+
+
 def read_chunk(source: int, message: Get) -> Put:
     """The chunk of an open disk that *message* asks for."""
     if message.length > MAX_CHUNK or message.chunk > MAX_CHUNK:
@@ -254,7 +262,7 @@ def _serve(pipe: Pipe, lane: _Lane) -> bool:
         try:
             answers.append(lane.serve(message))
         except (OSError, FastcopyError) as error:
-            answers.append(Failure.of(classify(error, lane.offer["shown"])))
+            answers.append(Failure.of(lane.told(error)))
         # While more is there to be stored, who waits for an answer can wait for some at once.
         if lane.sink is None or len(answers) >= _ANSWERS or not pipe.pending():
             pipe.send(*answers)

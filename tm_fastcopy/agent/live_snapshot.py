@@ -12,12 +12,13 @@ import contextlib
 import os
 import time
 import xml.etree.ElementTree as ElementTree
-from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Protocol, Sequence
+from typing import Callable, ContextManager, Dict, List, Optional, Protocol, Sequence
 
 from ..core.chain import is_number
 from ..core.errors import FastcopyError, Refused
 from ..core.files import Files
 from ..core.snapshot_messages import SnapCreateLive
+from .containers import Lxc
 from .copies import Copies
 from .directory import VmDirectory
 from .hypervisor import Hypervisor
@@ -25,7 +26,7 @@ from .overlays import Overlays
 from .program import execute
 from .standstill import standstill
 
-VIRSH, SUDO = "virsh", "sudo"
+VIRSH = "virsh"
 URI = "qemu:///system"
 _BRIEF = 60.0  # seconds for what changes a state, or asks for one
 _STILL = 30.0  # seconds that a VM may stand still for a reflink, or for its disk's new file
@@ -116,28 +117,6 @@ class Virsh:
         return run(argv, " ".join((VIRSH, *words[:2])), self._alive, bound)
 
 
-class Container:
-    """A container of LXC: it can stand still, and no more."""
-
-    def __init__(self, domain: str, alive: Callable[[], bool]) -> None:
-        self._domain, self._alive = domain, alive
-
-    @contextlib.contextmanager
-    def at_rest(self, how: str) -> Iterator[None]:
-        """See `Guest`."""
-        try:
-            self._run("lxc-freeze")
-            yield
-        except BaseException:
-            with contextlib.suppress(FastcopyError):
-                self._run("lxc-unfreeze")
-            raise
-        self._run("lxc-unfreeze")
-
-    def _run(self, command: str) -> None:
-        run([SUDO, "-n", command, "-n", self._domain], f"{command} {self._domain}", self._alive, _BRIEF)
-
-
 def run(argv: Sequence[str], shown: str, alive: Callable[[], bool], bound: float) -> str:
     """Run a program of the hypervisor's; return what it prints.  `FastcopyError` with what it says if it fails.
 
@@ -159,18 +138,8 @@ def run(argv: Sequence[str], shown: str, alive: Callable[[], bool], bound: float
 # --- what is done with it ----------------------------------------------------------------------------------------
 
 
-def copy_live(
-    copies: Copies, message: SnapCreateLive, source: int, guest: Guest, alive: Callable[[], bool]
-) -> str:
+def copy_live(copies: Copies, message: SnapCreateLive, source: int, guest: Guest) -> str:
     """Snapshot of a flat disk, open as *source*, of a VM that runs."""
-    if message.container:
-        container = Container(message.domain, alive)
-
-        def copy_frozen(path: str, target: int) -> None:
-            with container.at_rest("suspend"):
-                copies.fill(target, source, path)
-
-        return copies.create_live(message.id, source, lambda: container.at_rest("suspend"), copy_frozen)
 
     def copy(path: str, target: int) -> None:
         with guest.at_rest(message.freeze, _LONG):
@@ -178,6 +147,21 @@ def copy_live(
 
     how = message.freeze if message.freeze == "agent" else "suspend"
     return copies.create_live(message.id, source, lambda: guest.at_rest(how), copy)
+
+
+def copy_of_container(
+    files: Files, directory: VmDirectory, copies: Copies, message: SnapCreateLive, source: int
+) -> str:
+    """Snapshot of the disk, open as *source*, of a container that runs: it stands still also for a copy."""
+
+    def still(bound: float = _STILL) -> ContextManager[None]:
+        return standstill(files, directory, Lxc(_BRIEF), message.domain, bound, "suspend")
+
+    def copy(path: str, target: int) -> None:
+        with still(_LONG):
+            copies.fill(target, source, path)
+
+    return copies.create_live(message.id, source, still, copy)
 
 
 def lay_over_live(overlays: Overlays, message: SnapCreateLive, guest: Guest) -> str:

@@ -55,7 +55,7 @@ class Move:
         self, files: Files, message: said.OpenMove, door: LaneDoor, alive: Callable[[], bool]
     ) -> None:
         self._files, self._opened, self._door, self._alive = files, message, door, alive
-        self._directory = self._place(message.base)
+        self._directory = self._place(message.base, message.create)
         self._options = DEFAULT_OPTIONS
         self._token = ""
         self._guarded = self._made = False
@@ -87,8 +87,9 @@ class Move:
             said.Clear: self._clear,
         }
 
-    def _place(self, base: str) -> VmDirectory:
-        return VmDirectory(self._files, base, self._opened.vm, "", (self._opened.seq, self._opened.action))
+    def _place(self, base: str, create: bool = False) -> VmDirectory:
+        fence = (self._opened.seq, self._opened.action)
+        return VmDirectory(self._files, base, self._opened.vm, "", fence, create)
 
     def handle(self, message: Message) -> Message:
         """Answer one message; errors are raised."""
@@ -302,7 +303,7 @@ class Move:
     def _relocate(self, message: said.Relocate) -> Message:
         if self._relocation is None:
             full = set(message.full.split("\n"))
-            target = self._place(message.target)
+            target = self._place(message.target, create=True)
             self._relocation = Relocation(
                 self._files, self._directory, target, self._opened.driver, message.source, full, self._options,
                 self._alive,

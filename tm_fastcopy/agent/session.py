@@ -161,7 +161,8 @@ class Session:
         self._directory.check_fence()
 
     def _open(self, message: Open) -> Message:
-        directory = VmDirectory(self._files, message.base, message.vm, message.name, (message.seq, message.action))
+        fence = (message.seq, message.action)
+        directory = VmDirectory(self._files, message.base, message.vm, message.name, fence, message.create)
         try:
             directory.enter(message.create, message.driver, alive=self._alive)
         except BaseException:
@@ -419,6 +420,8 @@ class Session:
         self._door.reset()
         if self._source:
             os.close(self._source[0])
+        if self._intake and self._intake.lacks_room:  # under the guard: what is staged may be another's afterwards
+            self._make_room()
         if self._tree:
             self._tree.close()
         if self._directory:

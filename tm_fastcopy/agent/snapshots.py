@@ -18,7 +18,7 @@ from ..core.tree import Active, find_active, settle, tree_name
 from .copies import Copies, clear_staging
 from .directory import VmDirectory
 from .disk import RAW, check_format, open_file
-from .live_snapshot import Virsh, copy_live, lay_over_live, let_go_live
+from .live_snapshot import Virsh, copy_live, copy_of_container, lay_over_live, let_go_live
 from .overlays import Overlays
 
 Wish = Union[SnapCreate, SnapCreateLive, SnapRevert, SnapDelete]
@@ -63,7 +63,9 @@ def _copies(files: Files, copies: Copies, directory: VmDirectory, wish: Wish, al
         if isinstance(wish, SnapRevert):
             return copies.revert(wish.id, wish.sparse, stat.S_IMODE(os.fstat(disk).st_mode))
         if isinstance(wish, SnapCreateLive):
-            return copy_live(copies, wish, disk, Virsh(files, directory, wish.domain, alive), alive)
+            if wish.container:
+                return copy_of_container(files, directory, copies, wish, disk)
+            return copy_live(copies, wish, disk, Virsh(files, directory, wish.domain, alive))
         return copies.create(wish.id, disk)
     finally:
         os.close(disk)

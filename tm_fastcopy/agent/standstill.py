@@ -18,14 +18,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List, Protocol
 
 from ..core.errors import FastcopyError
 from ..core.files import Files
 from ..core.paths import has
 from ..core.publish import staging_name
+from .containers import URI as LXC
+from .containers import Lxc
 from .directory import VmDirectory
-from .hypervisor import Hypervisor, NotDone
+from .hypervisor import Hypervisor, NotDone, Undoing
 from .program import environment
 
 MARK = staging_name("live")
@@ -37,11 +39,40 @@ _BRIEFLY = 10.0  # seconds for virsh when another action, which waits, finds a m
 _MAX_MARK = 4096
 
 
+class Stoppable(Protocol):
+    """What makes guests stand still: see `Hypervisor`, and `Lxc`."""
+
+    uri: str
+    patience: float
+
+    def is_running(self, domain: str) -> bool:
+        """Whether the guest can write to its disks now."""
+
+    def is_paused(self, domain: str) -> bool:
+        """Whether the guest would go on if it was resumed."""
+
+    def suspend(self, domain: str) -> None:
+        """Stop the guest."""
+
+    def resume(self, domain: str) -> None:
+        """Let the guest go on."""
+
+    def freeze(self, domain: str) -> None:
+        """Have the guest's file systems written out and frozen."""
+
+    def thaw(self, domain: str) -> None:
+        """Undo `freeze`."""
+
+    def undoing(self, domain: str) -> Undoing:
+        """How somebody else undoes a step."""
+
+
 class _Waker:
     """The waker's process."""
 
-    def __init__(self, hypervisor: Hypervisor, domain: str, bound: float) -> None:
-        argv = [sys.executable, "-I", "-S", str(_WAKER), hypervisor.uri, domain, str(bound)]
+    def __init__(self, hypervisor: Stoppable, domain: str, bound: float) -> None:
+        how = json.dumps(hypervisor.undoing(domain)._asdict())
+        argv = [sys.executable, "-I", "-S", str(_WAKER), str(bound), how]
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
@@ -86,7 +117,7 @@ class _Waker:
 
 @contextlib.contextmanager
 def standstill(
-    files: Files, directory: VmDirectory, hypervisor: Hypervisor, domain: str, bound: float, how: str = ""
+    files: Files, directory: VmDirectory, hypervisor: Stoppable, domain: str, bound: float, how: str = ""
 ) -> Iterator[None]:
     """Have the guest stand still in the block, for *bound* seconds at most beyond what virsh may take for a step.  One
     that stands still already is left as it is.  *how*: it is suspended only ("suspend"), or only its file systems are
@@ -118,7 +149,7 @@ def _resumed(domain: str) -> FastcopyError:
     return FastcopyError(f"{domain} was resumed by somebody else while its disk was copied: repeat the action")
 
 
-def _stop(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str], how: str) -> None:
+def _stop(hypervisor: Stoppable, domain: str, waker: _Waker, undo: List[str], how: str) -> None:
     if how != "suspend":
         waker.before("F")
         undo.append("F")
@@ -136,23 +167,25 @@ def _stop(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str], h
         hypervisor.suspend(domain)
 
 
-def _go_on(hypervisor: Hypervisor, domain: str, waker: _Waker, undo: List[str]) -> None:
+def _go_on(hypervisor: Stoppable, domain: str, waker: _Waker, undo: List[str]) -> None:
     """Undo what was done; `FastcopyError` if that does not succeed.  Whatever happens, the waker knows.
 
     All of it also if the waker took over: it may have done so just before a step of ours.
     """
     if "S" in undo:
-        _insist(lambda: _resume(hypervisor, domain), f"{domain} is suspended and cannot be resumed", f"resume {domain}")
+        problem = f"{domain} is suspended and cannot be resumed"
+        _insist(lambda: _resume(hypervisor, domain), problem, hypervisor.undoing(domain).resume)
         waker.undone("s")
     if "F" in undo and not waker.took_over():
-        _insist(lambda: hypervisor.thaw(domain), f"the file systems of {domain} stay frozen", f"domfsthaw {domain}")
+        problem = f"the file systems of {domain} stay frozen"
+        _insist(lambda: hypervisor.thaw(domain), problem, hypervisor.undoing(domain).thaw)
     elif "F" in undo or "?" in undo:  # thawed already, perhaps
         with contextlib.suppress(NotDone):
             hypervisor.thaw(domain)
     waker.undone("f")
 
 
-def _resume(hypervisor: Hypervisor, domain: str) -> None:
+def _resume(hypervisor: Stoppable, domain: str) -> None:
     try:
         hypervisor.resume(domain)
     except NotDone:
@@ -160,7 +193,7 @@ def _resume(hypervisor: Hypervisor, domain: str) -> None:
             raise
 
 
-def _insist(work: Callable[[], None], problem: str, command: str) -> None:
+def _insist(work: Callable[[], None], problem: str, call: List[str]) -> None:
     for attempt in range(_TRIES):
         try:
             work()
@@ -170,8 +203,8 @@ def _insist(work: Callable[[], None], problem: str, command: str) -> None:
         if attempt + 1 < _TRIES:
             time.sleep(_PAUSE)
     raise FastcopyError(
-        f"{problem} ({reason}); it is tried again for ten minutes: see whether libvirt answers on its host, and run "
-        f"`virsh {command}` there if it does not go on"
+        f"{problem} ({reason}); it is tried again for ten minutes: see whether {call[0]} works on its host, and run "
+        f"`{' '.join(call)}` there if it does not go on"
     )
 
 
@@ -202,21 +235,24 @@ def recover(files: Files, directory: VmDirectory) -> None:
         return
     mark = _read_mark(directory)
     try:
-        hypervisor = Hypervisor(mark.get("uri", ""), _BRIEFLY)
-        domain, target = mark.get("domain", ""), mark.get("target", "")
+        uri, domain, target = (mark.get(name, "") for name in ("uri", "domain", "target"))
         if target:
-            hypervisor.end_copy(domain, target)
-        elif hypervisor.is_paused(domain):
-            hypervisor.resume(domain)
-        if not target:
-            with contextlib.suppress(NotDone):
-                hypervisor.thaw(domain)
+            Hypervisor(uri, _BRIEFLY).end_copy(domain, target)
+        else:
+            _wake(Lxc(_BRIEFLY) if uri == LXC else Hypervisor(uri, _BRIEFLY), domain)
     except NotDone:
         return
     except FastcopyError:
         pass  # not a mark of ours, or a torn one, which was written before anything was done
     with contextlib.suppress(OSError):
         remove_mark(files, directory)
+
+
+def _wake(hypervisor: Stoppable, domain: str) -> None:
+    if hypervisor.is_paused(domain):
+        hypervisor.resume(domain)
+    with contextlib.suppress(NotDone):
+        hypervisor.thaw(domain)
 
 
 def _read_mark(directory: VmDirectory) -> Dict[str, str]:

@@ -234,7 +234,8 @@ def _store(name: str, path: str, seen: DatastoreExamined) -> List[Check]:
     if not seen.writable:
         return [Check(name, "datastore", FAILED, f"{path} cannot be written", "see its owner, and how it is mounted")]
     free = seen.free * 100 // seen.total if seen.total else 0
-    text = f"{path}: {seen.fs or 'a file system'}, {size(seen.free)} of {size(seen.total)} free"
+    place = path if seen.present else f"{path} (which the first VM makes)"
+    text = f"{place}: {seen.fs or 'a file system'}, {size(seen.free)} of {size(seen.total)} free"
     found = []
     if free < SPACE_FAILS:
         found.append(Check(name, "space", FAILED, f"{text}: no VM fits any more", "make room there, or fastcopy cache "

@@ -49,8 +49,8 @@ class ExamineDatastore(Message):
 
 @dataclass(frozen=True)
 class DatastoreExamined(Message):
-    """The kind of its file system, whether files in it can be written and cloned, and the bytes that it has, and has
-    free for us.
+    """The kind of its file system, whether files in it can be written and cloned, the bytes that it has, and has free
+    for us; and whether it is *present*: if not, all that is true of the directory in which it will be made.
     """
 
     fs: str
@@ -58,6 +58,7 @@ class DatastoreExamined(Message):
     reflink: bool
     total: int
     free: int
+    present: bool
 
 
 @dataclass(frozen=True)

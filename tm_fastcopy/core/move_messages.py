@@ -23,7 +23,8 @@ GONE = "gone"  # there is no directory to move
 class OpenMove(Message):
     """Begin a conversation about the directory of *vm* below the system datastore *base*; nothing is guarded yet.
 
-    (*seq*, *action*) is the fence, *driver* what `.monitor` will name.  Answer: Opened.
+    (*seq*, *action*) is the fence, *driver* what `.monitor` will name; *create* makes the datastore's directory if it is
+    missing, where the VM will come.  Answer: Opened.
     """
 
     base: str
@@ -31,6 +32,7 @@ class OpenMove(Message):
     seq: int
     action: int
     driver: str
+    create: bool
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class ChunkTable:
 
     @staticmethod
     def _bytes(count: int) -> int:
-        return count * (DIGEST_SIZE + 1) + 1  # the last byte is the flag of `give_up_tee`
+        return count * (DIGEST_SIZE + 1) + 2  # the last bytes are the flags of `note_no_room` and `give_up_tee`
 
     def close(self) -> None:
         """Let go of the memory; the table is of no use afterwards."""
@@ -89,6 +89,15 @@ class ChunkTable:
     def tee_complete(self) -> bool:
         """Whether no lane has given the second copy up."""
         return self._map[-1] == 0
+
+    def note_no_room(self) -> None:
+        """Note that a lane could not write a chunk because the file system is full."""
+        self._map[-2] = 1
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether chunks are missing for which a lane has found no room."""
+        return self._map[-2] != 0 and self.missing() > 0
 
     def missing(self) -> int:
         """How many chunks are not in the staging file."""

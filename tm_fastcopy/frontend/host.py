@@ -70,9 +70,12 @@ class Host:
         except FastcopyError as error:
             raise type(error)(f"{self.name}: {error}") from error
 
-    async def open_move(self, directory: DiskPath, seq: int, action: int) -> None:
-        """Take an agent for one side of a move of a VM's directory; no guard is taken yet."""
-        message = OpenMove(directory.base, directory.vm, seq, action, DRIVER)
+    async def open_move(self, directory: DiskPath, seq: int, action: int, create: bool = False) -> None:
+        """Take an agent for one side of a move of a VM's directory; no guard is taken yet.
+
+        *create*: the VM will come there, so the datastore's directory is made if it is missing.
+        """
+        message = OpenMove(directory.base, directory.vm, seq, action, DRIVER, create)
         try:
             self.opened = await self._begin(message, Opened)
             self.is_open = True

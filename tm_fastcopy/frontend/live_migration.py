@@ -39,7 +39,7 @@ async def places(call: Call, argv: List[str]) -> Tuple[Side, Side, int]:
 
 async def prepare(call: Call, source: Side, target: Side, seq: int) -> str:
     """Remove what is left at the target; what was done, in a few words."""
-    async with _both(call, source, target, seq) as (first, second):
+    async with _both(call, source, target, seq, create=True) as (first, second):
         seen = await _seen(first, second, target)
         if seen.same:
             return "both hosts have the same directory, which stays"
@@ -88,12 +88,17 @@ def _disks(looked: said.Looked) -> Set[str]:
 
 
 @contextlib.asynccontextmanager
-async def _both(call: Call, source: Side, target: Side, seq: int) -> AsyncIterator[Tuple[Host, Host]]:
-    """Conversations with both hosts, begun in the same order for all: a host serves a few at once."""
+async def _both(
+    call: Call, source: Side, target: Side, seq: int, create: bool = False
+) -> AsyncIterator[Tuple[Host, Host]]:
+    """Conversations with both hosts, begun in the same order for all: a host serves a few at once.
+
+    *create* makes the target's datastore if it is missing.
+    """
     one, other = sorted((source, target), key=lambda side: side.name)
     async with call.host(one.name) as first, call.host(other.name) as second:
-        await first.open_move(one.directory, seq, call.action)
-        await second.open_move(other.directory, seq, call.action)
+        await first.open_move(one.directory, seq, call.action, create and one is target)
+        await second.open_move(other.directory, seq, call.action, create and other is target)
         yield (first, second) if one is source else (second, first)
 
 

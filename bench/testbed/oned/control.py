@@ -208,6 +208,10 @@ class Oned:
         state["vms"][str(id)].update(fields)
         self._save(state)
 
+    def remove_datastore(self, id: int) -> None:
+        """Forget a datastore; its directories stay."""
+        self._remove("datastores", id)
+
     def remove_vm(self, id: int) -> None:
         """Forget a VM."""
         self._remove("vms", id)

@@ -21,15 +21,17 @@ from tm_fastcopy.core.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[3]
 _LANE = "from tm_fastcopy.agent.main import main; main('lane', 0, 1, 'test')"
+_FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (%d, %d)); "
 
 
 class Lane:
-    """A lane's process, and the messages to and from it."""
+    """A lane's process, and the messages to and from it.  No file of it may grow beyond *limit* bytes, if that is given."""
 
-    def __init__(self, socket: str, token: str) -> None:
+    def __init__(self, socket: str, token: str, limit: int = 0) -> None:
         pipe = subprocess.PIPE
+        code = (_FULL % (limit, limit) if limit else "") + _LANE
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _LANE], stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, bufsize=0
+            [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, bufsize=0
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self._pipe = Pipe(self.process.stdout.fileno(), self.process.stdin.fileno())
@@ -91,9 +93,9 @@ class Conversation:
         found: wire.Failure = self.ask(message, wire.Failure)
         return found
 
-    def lane(self) -> Lane:
-        """One more lane."""
-        return Lane(self.opened.socket, self.opened.token)
+    def lane(self, limit: int = 0) -> Lane:
+        """One more lane; see `Lane`."""
+        return Lane(self.opened.socket, self.opened.token, limit)
 
     def begin(self, letters: str, size: int = -1, key: str = "", final: int = 0, sparse: bool = True) -> Any:
         """Begin to send `content(letters, size)`."""

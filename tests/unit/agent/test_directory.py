@@ -52,6 +52,33 @@ def test_it_is_made_with_the_monitor_file(base: Path, enter: Enter) -> None:
     assert sorted(os.listdir(base)) == [".monitor", "42"]
 
 
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_datastore_that_is_not_on_this_host_yet_is_made(base: Path, above: int) -> None:
+    """oned makes system datastores on no host."""
+    base.rmdir()
+    if above:
+        base.parent.rmdir()
+    with pytest.raises(FastcopyError, match="No such file"):
+        VmDirectory(Files(), str(base), 42, "disk.0", (0, 1))
+    assert not base.exists()  # nobody makes it who does not bring something
+    directory = VmDirectory(Files(), f"{base}/", 42, "disk.0", (0, 1), create=True)
+    directory.enter(True, "fastcopy", 0.0)
+    assert sorted(os.listdir(base)) == [".monitor", "42"]
+    assert base.stat().st_mode & 0o777 == base.parent.stat().st_mode & 0o777 == 0o755
+    directory.leave()
+
+
+def test_a_datastore_whose_path_is_wrong_is_not_made(base: Path, tmp_path: Path) -> None:
+    for wrong in (tmp_path / "var/lib/datastores/0", tmp_path / "nowhere/0", tmp_path / "datastores/link/0"):
+        (tmp_path / "datastores/link").unlink(missing_ok=True)
+        (tmp_path / "datastores/link").symlink_to("elsewhere")
+        (tmp_path / "nowhere").unlink(missing_ok=True)
+        (tmp_path / "nowhere").symlink_to("elsewhere")
+        with pytest.raises(FastcopyError, match="No such file"):
+            VmDirectory(Files(), str(wrong), 42, "disk.0", (0, 1), create=True)
+    assert sorted(os.listdir(tmp_path)) == ["datastores", "nowhere"]
+
+
 def test_another_drivers_monitor_file_is_replaced(base: Path, enter: Enter) -> None:
     (base / ".monitor").write_text("ssh\n")
     enter(0, 1)

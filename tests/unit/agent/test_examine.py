@@ -89,8 +89,19 @@ def test_a_datastore_is_looked_at_and_left_as_it_was(tmp_path: Path) -> None:
     assert {"rename", "make_directory"} & set(files.calls) == set()
     lacking = answer(RecordingFiles(lacking=("clone",)), ExamineDatastore(str(base)))
     assert isinstance(lacking, DatastoreExamined) and not lacking.reflink
+    assert found.present
+    for missing in (tmp_path / "7", tmp_path / "datastores" / "7"):  # the first VM will make it, on this file system
+        there = answer(Files(), ExamineDatastore(str(missing)))
+        assert isinstance(there, DatastoreExamined) and not there.present
+        assert (there.writable, there.fs, there.total) == (True, found.fs, found.total)
+    assert os.listdir(tmp_path) == ["100"]
     with pytest.raises(FastcopyError, match="No such file"):
-        answer(Files(), ExamineDatastore(str(tmp_path / "7")))
+        answer(Files(), ExamineDatastore(str(tmp_path / "var" / "datastores" / "7")))
+    (tmp_path / "8").symlink_to("nowhere")
+    with pytest.raises(FastcopyError, match="No such file"):
+        answer(Files(), ExamineDatastore(str(tmp_path / "8")))
+    with pytest.raises(Refused, match="not the directory of a datastore"):
+        answer(Files(), ExamineDatastore(str(tmp_path / "nine")))
     with pytest.raises(Refused, match="not the directory of a datastore"):
         answer(Files(), ExamineDatastore(str(tmp_path)))
 

@@ -188,7 +188,7 @@ def test_a_guest_that_cannot_be_resumed_is_told_about_and_the_waker_goes_on(
 ) -> None:
     virsh.behave({"resume": "fail"})
     failure = talk(Sharing()).refused(LIVE)
-    assert "virsh resume one-42" in failure.text
+    assert "virsh --connect qemu:///system resume one-42" in failure.text
     assert virsh.state == "paused" and standstill.MARK in left(base)
     virsh.behave({})  # libvirtd has been restarted
     virsh.wait()

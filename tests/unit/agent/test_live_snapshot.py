@@ -30,8 +30,8 @@ from tests.unit.agent.test_snapshots import (
     vm,
     write_flat,
 )
+from tm_fastcopy.agent import containers, standstill
 from tm_fastcopy.agent import live_snapshot as module
-from tm_fastcopy.agent import standstill
 from tm_fastcopy.core.errors import FastcopyError, ProtocolError, Superseded
 from tm_fastcopy.core.files import Files
 from tm_fastcopy.core.snapshot_messages import SnapCreateLive, SnapDelete, Snapped
@@ -322,16 +322,63 @@ def test_a_vm_with_overlays_that_stays_frozen_is_an_error(
     assert isinstance(live(base, 0, freeze="agent"), Snapped) and running.undisturbed  # whoever comes next thaws it
 
 
-def test_a_container_stands_still(
-    base: Path, vm: Path, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sudo").write_text(f'#!/bin/sh\necho "$2" >> {running.home}/log\n')
+LXC = """#!/bin/sh
+# sudo -n PROGRAM -n NAME ...
+cd %s
+case $2 in
+lxc-info) cat state ;;
+lxc-freeze) echo FROZEN > state; echo "$2" >> log; if [ -e kill ]; then kill -9 $PPID; fi ;;
+lxc-unfreeze) echo RUNNING > state; echo "$2" >> log ;;
+esac
+"""
+
+
+@pytest.fixture
+def container(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a container that runs, with what stands in for LXC; `state` is what lxc-info says."""
+    (tmp_path / "sudo").write_text(LXC % running.home)
     (tmp_path / "sudo").chmod(0o700)
-    monkeypatch.setattr(module, "SUDO", str(tmp_path / "sudo"))
+    (running.home / "state").write_text("RUNNING\n")
+    monkeypatch.setattr(containers, "SUDO", str(tmp_path / "sudo"))
+    return running.home
+
+
+def test_a_container_stands_still(base: Path, vm: Path, running: Running, container: Path) -> None:
     for number, files in enumerate((Sharing(), RecordingFiles(lacking=NO_SHARING))):
         assert isinstance(live(base, number, "raw", files=files, container=True), Snapped)
         assert (vm / f"disk.0.snap/{number}").read_bytes() == (vm / "disk.0").read_bytes()
+        assert sorted(os.listdir(vm)) == ["disk.0", "disk.0.snap"]
     assert running.calls == ["lxc-freeze", "lxc-unfreeze"] * 2
+
+
+def test_a_container_that_somebody_has_frozen_stays_so(base: Path, running: Running, container: Path, vm: Path) -> None:
+    (container / "state").write_text("FROZEN\n")
+    assert isinstance(live(base, 0, "raw", files=Sharing(), container=True), Snapped)
+    assert running.calls == []
+
+
+def test_a_container_goes_on_if_the_agent_is_killed(
+    base: Path, vm: Path, running: Running, container: Path, tmp_path: Path
+) -> None:
+    (container / "kill").touch()
+    program = (
+        "import sys; from pathlib import Path; from tests.unit.agent import test_live_snapshot as t;"
+        "t.containers.SUDO = sys.argv[2];"
+        "t.live(Path(sys.argv[1]), 0, 'raw', files=t.Sharing(), container=True)"
+    )
+    argv = [sys.executable, "-c", program, str(base), str(tmp_path / "sudo")]
+    died = subprocess.run(argv, cwd=Path(__file__).parents[3], timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while running.calls != ["lxc-freeze", "lxc-unfreeze"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (container / "state").read_text() == "RUNNING\n"
+    # Were the waker killed, too, it would be the next action's.
+    (container / "state").write_text("FROZEN\n")
+    (container / "kill").unlink()
+    assert (vm / standstill.MARK).exists()
+    assert isinstance(live(base, 0, "raw", files=Sharing(), container=True), Snapped)
+    assert (container / "state").read_text() == "RUNNING\n" and not (vm / standstill.MARK).exists()
 
 
 # --- the program -------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ from tm_fastcopy.core.receipt import Receipt
 from tm_fastcopy.core.tree import INTENT
 from tm_fastcopy.core.wire import Done, Failure, Message
 
+from .conversation import Lane
+
 ORIGIN = "host1:/source/42"
 
 
@@ -53,7 +55,7 @@ class Side:
         self.base, self.directory, self.alive, self.ended = base, base / "42", True, False
         self.door = LaneDoor()
         self.session = Session(files, lambda: self.alive, self.door)
-        self.ask(said.OpenMove(str(base), 42, seq, action, "fastcopy"), Opened)
+        self.ask(said.OpenMove(str(base), 42, seq, action, "fastcopy", False), Opened)
 
     def ask(self, message: Message, expected: Type[Message] = Done) -> Any:
         answer = self.session.handle(message)
@@ -388,6 +390,25 @@ def test_a_full_target_keeps_nothing(sides: Tuple[Side, Side], monkeypatch: pyte
     monkeypatch.setattr("tm_fastcopy.agent.arrival.need_room", full)
     assert target.failed(said.BeginArriving(ORIGIN, listed.blob)).kind == "no-space"
     assert sorted(os.listdir(target.base)) == [".monitor", "42"]
+    assert (source.directory / "disk.0").exists()
+
+
+def test_a_full_target_that_only_a_lane_has_met_keeps_nothing(sides: Tuple[Side, Side]) -> None:
+    source, target = sides
+    furnish(source.directory)
+    guard(*sides)
+    listed = source.ask(said.BeginLeaving(), said.Listing)
+    target.ask(said.BeginArriving(ORIGIN, listed.blob))
+    (number,) = [at for at, entry in enumerate(listed.entries) if entry.path == "disk.0"]
+    source.ask(said.ReadFile(number), Source)
+    target.ask(said.WriteFile(number, CHUNK, False))
+    target.ask(source.ask(Scan(0, 4, CHUNK), Offer), Wants)
+    lane = Lane(target.door.path, target.door.token, limit=CHUNK)
+    assert lane.put("AB-C", 0) == Stored(0)
+    assert getattr(lane.put("AB-C", 1), "kind", "") == NoSpace.kind
+    lane.close()
+    target.end()
+    assert os.listdir(target.base) == [".monitor"]
     assert (source.directory / "disk.0").exists()
 
 

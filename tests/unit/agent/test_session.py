@@ -363,6 +363,34 @@ def test_a_tree_whose_second_file_finds_no_room_keeps_nothing(talk: Talk, base: 
     assert os.listdir(base / "42") == []
 
 
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_full_disk_that_only_a_lane_has_met(talk: Talk, base: Path, tree: bool) -> None:
+    """It tells the front-end, which ends the conversation."""
+    one = talk()
+    if tree:
+        one.ask(BeginTree("raw", pack_names(["0", "1"])), wire.Done)
+        one.ask(Member("0"), wire.Done)
+    one.begin("AB", key=KEY)
+    assert one.offer("AB") == [0, 1]
+    lane = one.lane(limit=CHUNK)
+    assert lane.put("AB", 0) == messages.Stored(0)
+    refused = lane.put("AB", 1)
+    assert isinstance(refused, wire.Failure) and refused.kind == NoSpace.kind
+    lane.close()
+    end(one)
+    assert os.listdir(base / "42") == []
+    assert list((base.parent / ".fastcopy/cache").glob("*")) == []
+    # What was cut off otherwise stays, for the next attempt.
+    one = talk(action=2)
+    one.begin("AB")
+    one.offer("AB")
+    lane = one.lane()
+    assert lane.put("AB", 0) == messages.Stored(0)
+    lane.close()
+    end(one)
+    assert os.listdir(base / "42") == [staging_name("disk.0")]
+
+
 def test_a_full_disk_while_a_tree_is_assembled(talk: Talk, base: Path) -> None:
     files = RecordingFiles(lacking=NO_SHARING)
     one = talk(files=files)

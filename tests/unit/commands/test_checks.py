@@ -24,7 +24,7 @@ WELL = FrontEndFacts(
     entries=[], state="", daemon="no daemon runs now", oned="", datastores=[SYSTEM, IMAGES, OTHER], remotes="ab",
 )  # fmt: skip
 EXAMINED = Examined("3.11.2", "7.2", "oneadmin", "oneadmin", "ab")
-STORE = DatastoreExamined("xfs", True, True, 100 << 30, 50 << 30)
+STORE = DatastoreExamined("xfs", True, True, 100 << 30, 50 << 30, True)
 HOST = HostFacts(
     HostRecord(3, "host3", 2, 0, "kvm"), examined=EXAMINED, clock=Clock(0.1, 0.05), stores={BASE: STORE},
     reached={"host4": ""},
@@ -98,12 +98,12 @@ def test_what_can_be_wrong_on_the_front_end(changes: Any, state: str, name: str,
         ({"examined": EXAMINED.__class__("3.9", "7", "oneadmin", "?", "ab")}, NOTE, "libvirt", ["virsh"]),
         ({"clock": Clock(3601.0, 0.1)}, FAILED, "clock", ["3601.0 s ahead of", "chrony"]),
         ({"clock": Clock(-5.0, 0.1)}, NOTE, "clock", ["5.0 s behind"]),
-        ({"stores": {BASE: DatastoreExamined("xfs", True, True, 100 << 30, 1 << 30)}}, FAILED, "space",
+        ({"stores": {BASE: DatastoreExamined("xfs", True, True, 100 << 30, 1 << 30, True)}}, FAILED, "space",
          ["1.0 GiB of 100 GiB free", "make room"]),
-        ({"stores": {BASE: DatastoreExamined("xfs", True, True, 100 << 30, 9 << 30)}}, NOTE, "space", ["nearly full"]),
-        ({"stores": {BASE: DatastoreExamined("ext4", True, False, 100 << 30, 50 << 30)}}, NOTE, "reflink",
+        ({"stores": {BASE: DatastoreExamined("xfs", True, True, 100 << 30, 9 << 30, True)}}, NOTE, "space", ["nearly full"]),
+        ({"stores": {BASE: DatastoreExamined("ext4", True, False, 100 << 30, 50 << 30, True)}}, NOTE, "reflink",
          ["ext4", "XFS or btrfs"]),
-        ({"stores": {BASE: DatastoreExamined("xfs", False, False, 100 << 30, 50 << 30)}}, FAILED, "datastore",
+        ({"stores": {BASE: DatastoreExamined("xfs", False, False, 100 << 30, 50 << 30, True)}}, FAILED, "datastore",
          ["cannot be written", "mounted"]),
         ({"stores": {}, "store_problems": {BASE: "opening the datastore: No such file or directory"}}, FAILED,
          "datastore", ["No such file", f"mkdir -p {BASE}"]),
@@ -121,6 +121,12 @@ def test_what_can_be_wrong_on_a_host(changes: Any, state: str, name: str, words:
 
 def test_a_clock_is_not_blamed_for_a_slow_answer() -> None:
     assert not_well(host(replace(HOST, clock=Clock(11.0, 9.5)))) == []
+
+
+def test_a_datastore_that_is_not_there_yet_is_well() -> None:
+    found = host(replace(HOST, stores={BASE: replace(STORE, present=False)}))
+    assert not_well(found) == []
+    assert f"{BASE} (which the first VM makes): xfs, 50.0 GiB" in " ".join(check.sentence for check in found)
 
 
 def test_a_host_without_kvm_is_not_asked_for_libvirt() -> None:

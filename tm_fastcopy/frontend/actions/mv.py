@@ -86,8 +86,8 @@ async def _converse(call: Call, move: Move, seq: int, source: Side, target: Side
         one, other = sorted((source, target), key=lambda side: side.name)
         async with call.host(one.name) as first, call.host(other.name) as second:
             hosts += [first, second]
-            await first.open_move(one.directory, seq, call.action)
-            await second.open_move(other.directory, seq, call.action)
+            await first.open_move(one.directory, seq, call.action, create=one is target)
+            await second.open_move(other.directory, seq, call.action, create=other is target)
             return await move.between(*((first, second) if one is source else (second, first)))
 
     return await call.persist(within if source.name == target.name else between)
