@@ -1,7 +1,7 @@
 """A clean Debian in a directory, with an OpenNebula front-end as packages lay it out, whose network is a lab's.
 
-What OpenNebula's packages bring is made here: the user oneadmin, sudo, an ssh client, and the tree, by the installer of a
-source checkout.  `systemctl`, `onehost sync` and `onedatastore create` are stand-ins: there is no oned.
+What OpenNebula's packages bring is made here: the user oneadmin, sudo, an ssh client, and the tree, by the installer of
+a source checkout.  `systemctl`, `onehost sync` and `onedatastore create` are stand-ins: there is no oned.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("FASTCOPY_CACHE", "/var/cache/fastcopy"))
 PACKAGES = "sudo,openssh-client,ca-certificates,rsync"
 """Those that OpenNebula's depend on, as far as they are called here."""
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 WAIT = 900.0  # seconds for one command; pip may build nothing, but fetches
 
-# The mounts and everything that is started end with the command: "$0" is the Debian, "$1" the command, the rest is bound.
+# Mounts, and whatever is started, end with the command. "$0" is the Debian, "$1" the command; the rest is bound.
 INSIDE = """\
 mount --bind "$0" "$0"
 mount -t proc proc "$0/proc"
@@ -60,8 +61,8 @@ class CleanDebian:
         (root / "etc/apt/apt.conf.d/yes").write_text('APT::Get::Assume-Yes "true";\n')
         for path in self._bound:
             (root / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
-        for path in (Path("/etc/pip.conf"), Path("/root/.config/pip/pip.conf")):
-            if path.exists():
+        for path in (Path("/etc/pip.conf"), Path("/root/.config/pip/pip.conf"), CERTIFICATES):
+            if path.exists():  # the network of this machine may have an authority of its own
                 copied = root / path.relative_to("/")
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copied)
@@ -92,7 +93,8 @@ class CleanDebian:
     def run(self, command: str, beside_hosts: bool = False) -> Ended:
         """Run a command as root, in the network of this machine, or of the lab's front-end."""
         holder = self._lab.fe.holder
-        enter = ["nsenter", f"--net=/proc/{holder}/ns/net", f"--uts=/proc/{holder}/ns/uts", "--"] if beside_hosts else []
+        namespaces = f"--net=/proc/{holder}/ns/net", f"--uts=/proc/{holder}/ns/uts"
+        enter = ["nsenter", *namespaces, "--"] if beside_hosts else []
         own = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--"]
         argv = [*enter, *own, "sh", "-ec", INSIDE, str(self.root), command, *map(str, self._bound)]
         environment = {**tools.environment(), **self._pip}
@@ -143,10 +145,12 @@ def base_system(suite: str) -> Path:
 
 def pip_configuration() -> tuple[dict[str, str], Sequence[Path]]:
     """How pip reaches an index on this machine: variables, and directories that they or its files name."""
-    variables = {name: value for name, value in os.environ.items() if name.startswith("PIP_") and name != "PIP_CERT"}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     words = re.findall(r"(?:file://)?(/[^\s'\",]+)", " ".join([listed.stdout, *variables.values()]))
-    return variables, sorted({Path(word) for word in words if Path(word).is_dir()})
+    found = {Path(word) for word in words if Path(word).is_dir()}
+    # The files of an index lie beside its pages.
+    return variables, sorted({path.parent if path.name == "simple" else path for path in found})
 
 
 def literal_commands(readme: str, section: str) -> list[str]:

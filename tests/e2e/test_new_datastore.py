@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bench.images.edge import MIB
 from bench.testbed.node import UID
 from tests.e2e import look
 from tests.e2e.cloud import HOSTS, Cloud, Vm, clone_arguments
-from tests.e2e.test_command import doctor
+from tests.e2e.test_command import doctor, fastcopy
 
 pytestmark = pytest.mark.root
 
@@ -24,9 +25,13 @@ XFS, BTRFS, EXT4 = HOSTS["xfs"], HOSTS["btrfs"], HOSTS["ext4"]
 def new(cloud: Cloud) -> Iterator[Cloud]:
     cloud.lab.oned.add_datastore(NEW, "new", type="SYSTEM")
     for name in (*HOSTS.values(), "fe"):
-        directory(cloud, name).rmdir()
-    yield cloud
-    cloud.lab.oned.remove_datastore(NEW)
+        shutil.rmtree(directory(cloud, name))
+    try:
+        yield cloud
+    finally:
+        cloud.lab.oned.remove_datastore(NEW)
+        for name in (*HOSTS.values(), "fe"):
+            shutil.rmtree(directory(cloud, name), ignore_errors=True)
 
 
 def directory(cloud: Cloud, host: str) -> Path:
@@ -42,6 +47,8 @@ def a_vm(cloud: Cloud, host: str, *disks: dict[str, object]) -> Vm:
 def test_the_first_vm_makes_its_directory(new: Cloud) -> None:
     spaces = [check["sentence"] for check in doctor(new, well=True) if check["name"] == "space"]
     assert sum(f"/{NEW} (which the first VM makes)" in sentence for sentence in spaces) == len(HOSTS)
+    fastcopy(new, "cache", "ls", XFS).well()  # other datastores may have a cache
+    fastcopy(new, "cache", "ls", f"{XFS}:{NEW}").badly(f"{NEW} is not on {XFS} yet", "the first VM")
     assert not directory(new, XFS).exists()  # looking makes nothing
 
     image = new.known("odd")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -55,7 +56,7 @@ def created(lab: Lab, debian: CleanDebian) -> None:
     assert found["TYPE"] == "SYSTEM_DS"
     lab.oned.add_datastore(FAST, found["NAME"], type="SYSTEM", tm_mad=found["TM_MAD"])
     for node in lab.hosts.values():  # it is made nowhere
-        node.path(lab.datastores / str(FAST)).rmdir()
+        shutil.rmtree(node.path(lab.datastores / str(FAST)))
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -110,6 +111,7 @@ def deploys(lab: Lab, debian: CleanDebian, number: int) -> None:
     assert look.same_content(made, image) and made.stat().st_uid == UID
     debian.run(f"{entry}/delete host1:{Path(disk).parent} {number} {FAST}", beside_hosts=True).check()
     assert not made.parent.exists()
+    lab.oned.remove_vm(number)
 
 
 # -- what somebody may break -------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ from ..core.volatile_messages import GrowDisk, MakeDisk
 from ..core.wire import Done, Failure, Message
 from . import examine, snapshots
 from .cache import Cache
-from .directory import VmDirectory
+from .directory import VmDirectory, datastore_or_above
 from .disk import Target, open_disk
 from .extract import open_extract
 from .growth import Growth
@@ -179,6 +179,10 @@ class Session:
         if self._upkeep:
             return self._upkeep.handle(message)
         assert isinstance(message, OpenCache)
+        fd, present = datastore_or_above(message.base)
+        os.close(fd)
+        if not present:
+            return Missing()
         self._upkeep = Upkeep(self._files, message, self._alive)
         return self._upkeep.opened()
 

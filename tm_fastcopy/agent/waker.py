@@ -2,7 +2,7 @@
 
     python3 -I -S waker.py SECONDS HOW
 
-HOW is JSON: the calls of programs `resume`, `thaw` and `state`, and what the last one prints of a guest that is `paused`.
+HOW is JSON: the calls of programs `resume`, `thaw` and `state`, and what the last prints of a guest that is `paused`.
 Standard library only, and a process of its own session that holds nothing of the agent's, so that it outlives agent,
 connection and front-end.  It says `!` when it is ready.  The agent writes, on its standard input, a letter before each
 step and one after its undoing: `F` freeze, `f` thawed, `S` suspend, `s` resumed.  When its input ends, or nothing was

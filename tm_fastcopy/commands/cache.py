@@ -64,7 +64,7 @@ def run(words: argparse.Namespace, environ: Dict[str, str]) -> int:
 
 async def _run(words: argparse.Namespace, environ: Dict[str, str]) -> int:
     from ..frontend.threads import in_thread
-    from ..frontend.upkeep import CacheUpkeep
+    from ..frontend.upkeep import CacheUpkeep, NotThere
     from .hosts import connected, host_and_bases
     from .names import names
 
@@ -75,14 +75,18 @@ async def _run(words: argparse.Namespace, environ: Dict[str, str]) -> int:
     seen = set()
     async with connected(environ) as connections:
         for base in bases:
-            async with CacheUpkeep.open(connections.agents, host, base) as cache:
-                if cache.opened.path in seen:
-                    continue  # one for several datastores
-                seen.add(cache.opened.path)
-                rows = [row for row in await cache.entries() if row.manifest.startswith(prefix)]
-                found.append({"cache": cache, "path": cache.opened.path, "entries": rows, "base": base})
-                if words.verb == "scrub":
-                    found[-1]["damaged"] = await _scrub(cache, "", rate, sum(row.size for row in rows), words.json)
+            try:
+                async with CacheUpkeep.open(connections.agents, host, base) as cache:
+                    if cache.opened.path in seen:
+                        continue  # one for several datastores
+                    seen.add(cache.opened.path)
+                    rows = [row for row in await cache.entries() if row.manifest.startswith(prefix)]
+                    found.append({"cache": cache, "path": cache.opened.path, "entries": rows, "base": base})
+                    if words.verb == "scrub":
+                        found[-1]["damaged"] = await _scrub(cache, "", rate, sum(row.size for row in rows), words.json)
+            except NotThere:
+                if base == bases[-1] and not found:
+                    raise
         if words.verb == "scrub":
             return _scrubbed(words, host, found)
         if words.verb == "ls":

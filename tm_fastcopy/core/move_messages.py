@@ -23,8 +23,8 @@ GONE = "gone"  # there is no directory to move
 class OpenMove(Message):
     """Begin a conversation about the directory of *vm* below the system datastore *base*; nothing is guarded yet.
 
-    (*seq*, *action*) is the fence, *driver* what `.monitor` will name; *create* makes the datastore's directory if it is
-    missing, where the VM will come.  Answer: Opened.
+    (*seq*, *action*) is the fence, *driver* what `.monitor` will name; *create*, where the VM will come, makes the
+    datastore's directory if it is missing.  Answer: Opened.
     """
 
     base: str

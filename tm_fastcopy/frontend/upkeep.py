@@ -6,8 +6,14 @@ import contextlib
 from typing import AsyncIterator, List
 
 from ..core.cache_messages import CacheOpened, Entries, EntryRow, Evict, ListEntries, OpenCache, Pin, Scrub, Scrubbed
+from ..core.errors import FastcopyError
+from ..core.messages import Missing
 from ..core.wire import Done
 from .agents import Agent, AgentPool, orderly
+
+
+class NotThere(FastcopyError):
+    """The datastore's directory is not on the host yet, and so it has no cache."""
 
 
 class CacheUpkeep:
@@ -19,10 +25,13 @@ class CacheUpkeep:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, agents: AgentPool, host: str, base: str) -> AsyncIterator[CacheUpkeep]:
-        """The cache on *host* that serves the system datastore *base*."""
+        """The cache on *host* that serves the system datastore *base*; `NotThere` if there can be none yet."""
         agent = await agents.take(host)
         try:
-            yield cls(agent, await agent.ask(OpenCache(base), CacheOpened))
+            opened = await agent.ask(OpenCache(base), CacheOpened, Missing)
+            if isinstance(opened, Missing):
+                raise NotThere(f"{base} is not on {host} yet, so there is no cache: the first VM there makes it")
+            yield cls(agent, opened)
         except BaseException as error:
             agents.give_back(agent, orderly(error))
             raise

@@ -25,7 +25,7 @@ _FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (%d, %d)); "
 
 
 class Lane:
-    """A lane's process, and the messages to and from it.  No file of it may grow beyond *limit* bytes, if that is given."""
+    """A lane's process, and the messages to and from it.  With a *limit* no file of it may be of more bytes."""
 
     def __init__(self, socket: str, token: str, limit: int = 0) -> None:
         pipe = subprocess.PIPE
