@@ -41,9 +41,12 @@ class Check(NamedTuple):
 class FrontEndFacts:
     """What is known of the front-end.  Texts are problems, "" where there is none.
 
-    *edits*: by file, what the installer would put in, and what it leaves to an administrator.  *entries*: actions whose
-    entry point is missing.  *threads*: one_tm's; None if oned.conf does not say it clearly.  *remotes* is the
-    fingerprint of the driver's files here, *scripts* where hosts have theirs.
+    *edits*: by file, what the installer would put in, and what it leaves to an administrator.  *entries*: files of
+    remotes/tm/fastcopy that are missing, or are not this version's.  *daemon* says what it does, *daemon_problem* why
+    it is of no use, *daemon_version* which release serves ("": none).  *threads*: one_tm's; None if oned.conf does not
+    say it clearly.  *stale*: oned runs, and was started before oned.conf was changed.  *image_tm*: drivers whose image
+    datastores were to be used with ours.  *remotes* is the fingerprint of the driver's files here, *scripts* where
+    hosts have theirs.
     """
 
     version: str
@@ -56,6 +59,10 @@ class FrontEndFacts:
     state: str
     daemon: str
     oned: str
+    daemon_problem: str = ""
+    daemon_version: str = ""
+    stale: bool = False
+    image_tm: Sequence[str] = ()
     datastores: Sequence[Datastore] = ()
     wrong_settings: Mapping[int, str] = field(default_factory=dict)
     remotes: str = ""
@@ -90,11 +97,42 @@ def front_end(facts: FrontEndFacts) -> List[Check]:
     found.append(_entries(facts.entries))
     found.append(_plain("state", facts.state, "the daemon's directory and log can be written",
                         "give it to the user that oned runs as"))  # fmt: skip
-    found.append(Check(FRONT_END, "daemon", OK, facts.daemon))
+    found.append(_daemon(facts))
     found.append(_plain("oned", facts.oned, "oned answers", "start oned, or set ONE_XMLRPC and ONE_AUTH"))
     found.append(_slots(facts.threads, facts.transfers))
+    if facts.stale:
+        found.append(Check(
+            FRONT_END, "oned", NOTE, "oned.conf was changed after oned was started, and oned reads it only then",
+            "restart oned, if what was changed concerns the driver",
+        ))  # fmt: skip
     if not facts.oned:
         found += _datastores(facts)
+        found += _image_datastores(facts)
+    return found
+
+
+def _daemon(facts: FrontEndFacts) -> Check:
+    if facts.daemon_problem:
+        return Check(FRONT_END, "daemon", FAILED, facts.daemon_problem,
+                     "look at its log, and end that process: the next call starts another one")  # fmt: skip
+    if facts.daemon_version not in ("", facts.version):
+        text = f"{facts.daemon}; it is of release {facts.daemon_version}, and {facts.version} is installed"
+        advice = "end that process (SIGTERM): it completes its calls, and the next one starts a new daemon"
+        return Check(FRONT_END, "daemon", FAILED, text, advice)
+    return Check(FRONT_END, "daemon", OK, facts.daemon)
+
+
+def _image_datastores(facts: FrontEndFacts) -> List[Check]:
+    """Those of other drivers that were to be used with ours: oned copies the attributes only when one is saved."""
+    found = []
+    for store in facts.datastores:
+        if store.tm_mad in facts.image_tm and not store.system:
+            allowed = store.attributes.get("TM_MAD_SYSTEM", "").replace(" ", "").split(",")
+            if "fastcopy" not in allowed:
+                text = f"VMs of image datastore {_shown(store)} cannot use fastcopy's system datastores: its "
+                text += "TM_MAD_SYSTEM does not name it"
+                advice = f"onedatastore update {store.id}, and save"
+                found.append(Check(FRONT_END, "datastores", FAILED, text, advice))
     return found
 
 
@@ -117,8 +155,8 @@ def _edited(path: str, edits: Sequence[str], by_hand: Sequence[str]) -> Check:
 
 def _entries(missing: Sequence[str]) -> Check:
     if missing:
-        return Check(FRONT_END, "entry points", FAILED, f"remotes/tm/fastcopy has no {', '.join(missing)}",
-                     "run install/install.sh again")  # fmt: skip
+        text = f"remotes/tm/fastcopy has no {', '.join(missing)} of this version"
+        return Check(FRONT_END, "entry points", FAILED, text, "run install/install.sh again")
     return Check(FRONT_END, "entry points", OK, "every action of this version has its entry point")
 
 

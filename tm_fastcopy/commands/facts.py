@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import pwd
+from pathlib import Path
 from typing import Any, Awaitable, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from async_timeout import timeout
@@ -17,7 +18,6 @@ from ..frontend import inquiry
 from ..frontend.connections import Connections
 from ..frontend.examination import Examination
 from ..frontend.oned import OFFLINE, Datastore, HostRecord, Oned
-from ..frontend.perform import ACTIONS
 from ..frontend.settings import FILE, Configuration, Settings
 from ..setup import configuration, onedconf, onedvalues
 from ..setup.layout import Layout
@@ -52,7 +52,8 @@ def front_end(environ: Mapping[str, str], layout: Layout, known: Known) -> Front
     """The front-end's facts.  Blocking."""
     settings, config, problem = _settings(environ, layout)
     remotes = layout.remotes / "tm" / "fastcopy"
-    edits, text = _configured(layout)
+    edits, text, image_tm = _configured(layout)
+    daemon, daemon_problem, daemon_version = _daemon(layout, settings)
     return FrontEndFacts(
         version=__version__,
         python=platform.python_version(),
@@ -60,10 +61,14 @@ def front_end(environ: Mapping[str, str], layout: Layout, known: Known) -> Front
         configuration=problem,
         transfers=settings.max_transfers,
         threads=onedvalues.threads(text),
-        entries=[action for action in ACTIONS if not os.access(remotes / action, os.X_OK)],
+        entries=_entries(remotes),
         state=_state(layout),
-        daemon=_daemon(layout, settings),
+        daemon=daemon,
+        daemon_problem=daemon_problem,
+        daemon_version=daemon_version,
         oned=known.problem,
+        stale=_stale(layout.oned_conf),
+        image_tm=image_tm,
         datastores=list(known.stores.values()),
         wrong_settings=_wrong(config, known.stores) if config else {},
         remotes=fingerprint(str(remotes)),
@@ -91,8 +96,50 @@ def _wrong(config: Configuration, stores: Mapping[int, Datastore]) -> Dict[int, 
     return found
 
 
-def _configured(layout: Layout) -> Tuple[Dict[str, Tuple[List[str], List[str]]], str]:
-    """What is missing, by file; and the text of oned.conf."""
+def _entries(remotes: Path) -> List[str]:
+    """Files that OpenNebula calls and that are missing, cannot be run, or are not this version's."""
+    own = Path(__file__).resolve().parent.parent / "remotes"
+    return [
+        path.name
+        for path in sorted(own.iterdir())
+        if path.is_file() and not _is_same(path, remotes / path.name)
+    ]  # fmt: skip
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.read_bytes() == other.read_bytes() and os.access(path, os.X_OK) <= os.access(other, os.X_OK)
+    except OSError:
+        return False
+
+
+def _stale(oned_conf: Path) -> bool:
+    """Whether an oned runs on this machine that was started before its configuration was changed."""
+    try:
+        changed = oned_conf.stat().st_mtime
+        booted = next(int(line.split()[1]) for line in _lines("/proc/stat") if line.startswith("btime"))
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError):
+        return False
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                name, rest = "".join(_lines(f"/proc/{entry}/stat")).rsplit(")", 1)
+            except (OSError, ValueError):
+                continue  # it has ended
+            started = booted + int(rest.split()[19]) / ticks
+            if name.endswith("(oned") and started + 1.0 < changed:
+                return True
+    return False
+
+
+def _lines(path: str) -> List[str]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readlines()
+
+
+def _configured(layout: Layout) -> Tuple[Dict[str, Tuple[List[str], List[str]]], str, List[str]]:
+    """What is missing, by file; the text of oned.conf; and the drivers of `--image-tm`."""
     ledger = Ledger.read(layout.library / LEDGER) or Ledger()
     found, text = {}, ""
     for item in configuration.planned(layout, ledger.image_tm, None):
@@ -100,7 +147,7 @@ def _configured(layout: Layout) -> Tuple[Dict[str, Tuple[List[str], List[str]]],
         found[str(item.path)] = wishes, [hand.why for hand in item.plan.by_hand]
         if item.path == layout.oned_conf:
             text = item.before
-    return found, text
+    return found, text, list(ledger.image_tm)
 
 
 def _state(layout: Layout) -> str:
@@ -112,17 +159,19 @@ def _state(layout: Layout) -> str:
     return ""
 
 
-def _daemon(layout: Layout, settings: Settings) -> str:
+def _daemon(layout: Layout, settings: Settings) -> Tuple[str, str, str]:
+    """What it does, why it is of no use, and of which release the one is that takes calls."""
     if not settings.daemon:
-        return "the configuration says that there shall be no daemon"
+        return "the configuration says that there shall be no daemon", "", ""
     try:
         answers = asyncio.run(inquiry.ask(inquiry.address(layout.places), "status"))
     except FastcopyError as error:
-        return str(error)
+        return "", str(error), ""
     if not answers:
-        return "no daemon runs now; the next call starts one"
+        return "no daemon runs now; the next call starts one", "", ""
     count = sum(len(answer.calls) for answer in answers)
-    return f"the daemon runs (pid {answers[0].daemon['pid']}), with {count} calls in hand"
+    first = answers[0].daemon
+    return f"the daemon runs (pid {first['pid']}), with {count} calls in hand", "", str(first["version"])
 
 
 def targets(known: Known, host: HostRecord) -> List[str]:

@@ -324,16 +324,31 @@ def listen(path: Path) -> Optional[Tuple[socket.socket, int]]:
     return listener, guard
 
 
+def take_seat(path: Path, stay: bool, *watched: Path) -> Optional[Tuple[socket.socket, int]]:
+    """As `listen`; but who wants to *stay* waits for its turn: a daemon that a client has started ends when it is idle.
+
+    None also if the code, or what is *watched*, was replaced while it was waited for: it would serve an old release.
+    """
+    before = stamp(glance(*watched))
+    seat = listen(path)
+    while stay and seat is None:
+        time.sleep(_LOOK)
+        seat = listen(path)
+        if stamp(glance(*watched)) != before:
+            log.info("driver or configuration were replaced while another daemon served; systemd starts a new one")
+            for part in seat or ():
+                part.close() if isinstance(part, socket.socket) else os.close(part)
+            return None
+    return seat
+
+
 def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
     """Serve; with `--stay` without an end when idle.  Return the exit code."""
     places = Places.of(environ)
     _log_to(places.log)
     stay = "--stay" in argv
     try:
-        seat = listen(inquiry.address(places))
-        while stay and seat is None:  # one that a client has started goes first, and ends when it is idle
-            time.sleep(_LOOK)
-            seat = listen(inquiry.address(places))
+        seat = take_seat(inquiry.address(places), stay, places.etc / FILE, places.installed)
     except OSError as error:
         log.error("cannot start: %s", error)
         print(f"fastcopyd cannot start: {one_line(str(error))}", file=sys.stderr)
@@ -341,7 +356,7 @@ def main(argv: List[str], environ: Mapping[str, str] = os.environ) -> int:
     if "--ready" in argv:
         os.close(_READY)
     if seat is None:
-        return 0  # two clients started one each, or a daemon is just ending
+        return 0  # two clients started one each, or a daemon is just ending, or there is a newer release
     _many_files()
     for action in ACTIONS:  # before an upgrade can put newer ones in their place
         importlib.import_module(f"{__package__}.actions.{action}")

@@ -17,6 +17,7 @@ BASE = "/var/lib/one/datastores/100"
 SYSTEM = Datastore(100, BASE, True, {"SHARED": "NO"}, "fast", "fastcopy")
 IMAGES = Datastore(1, "/var/lib/one/datastores/1", False, {"LN_TARGET": "SYSTEM", "CLONE_TARGET": "SYSTEM"}, "default",
                    "fastcopy")  # fmt: skip
+QCOW2 = Datastore(5, "/var/lib/one/datastores/5", False, {"TM_MAD_SYSTEM": "ssh"}, "images", "qcow2")
 OTHER = Datastore(0, "/var/lib/one/datastores/0", True, {}, "system", "ssh")
 
 WELL = FrontEndFacts(
@@ -61,6 +62,12 @@ def test_an_installation_that_is_well_is_well() -> None:
         ({"configuration": "fastcopy.yaml, line 3: no"}, FAILED, "settings", ["line 3"]),
         ({"entries": ["clone"]}, FAILED, "entry points", ["clone", "install.sh"]),
         ({"state": "/var cannot be written by x"}, FAILED, "state", ["/var"]),
+        ({"daemon_problem": "the daemon has not answered for 60 s; see its log"}, FAILED, "daemon",
+         ["60 s", "end that"]),
+        ({"daemon_version": "0.9"}, FAILED, "daemon", ["of release 0.9, and 1 is installed", "SIGTERM"]),
+        ({"stale": True}, NOTE, "oned", ["after oned was started", "restart oned"]),
+        ({"image_tm": ["qcow2"], "datastores": [SYSTEM, QCOW2]}, FAILED, "datastores",
+         ["5 (images) cannot use", "TM_MAD_SYSTEM", "onedatastore update 5"]),
         ({"oned": "oned does not answer"}, FAILED, "oned", ["start oned"]),
         ({"threads": 15}, NOTE, "one_tm's slots", ["--threads 30"]),
         ({"threads": None}, NOTE, "one_tm's slots", ["-t"]),
@@ -118,6 +125,12 @@ def test_what_can_be_wrong_on_a_host(changes: Any, state: str, name: str, words:
     assert (check.where, check.name, check.state) == ("host3", name, state)
     for word in words:
         assert word in f"{check.sentence} {check.advice}"
+
+
+def test_an_image_datastore_that_names_us_is_well() -> None:
+    named = replace(QCOW2, attributes={"TM_MAD_SYSTEM": "ssh, fastcopy"})
+    assert not_well(checks.front_end(replace(WELL, image_tm=["qcow2"], datastores=[SYSTEM, named]))) == []
+    assert not_well(checks.front_end(replace(WELL, datastores=[SYSTEM, QCOW2]))) == []  # nobody asked for it
 
 
 def test_a_clock_is_not_blamed_for_a_slow_answer() -> None:

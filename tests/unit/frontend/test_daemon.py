@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import Awaitable, Callable, List, Optional
 
@@ -17,7 +19,7 @@ from tm_fastcopy.frontend import daemon as module
 from tm_fastcopy.frontend import inquiry
 from tm_fastcopy.frontend.arguments import Endpoint
 from tm_fastcopy.frontend.call import Call
-from tm_fastcopy.frontend.daemon import MAGIC, Daemon, Request, listen
+from tm_fastcopy.frontend.daemon import MAGIC, Daemon, Request, listen, take_seat
 from tm_fastcopy.frontend.inquiry import Answer
 from tm_fastcopy.frontend.services import Services
 
@@ -194,6 +196,38 @@ def test_there_is_one_at_a_time(tmp_path: Path) -> None:
         assert await house.say(MAGIC, b"0")  # and the first one still serves
 
     asyncio.run(house.live(scene))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_who_waits_for_the_seat_does_not_serve_what_was_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """systemd's daemon waits for one that a client has started; an upgrade ends that one, and must not leave this."""
+    monkeypatch.setattr(module, "_LOOK", 0.02)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "current").symlink_to("old")
+    path = House(tmp_path).path
+    first = listen(path)
+    assert first is not None
+    found: List[object] = []
+    waiting = threading.Thread(target=lambda: found.append(take_seat(path, True, tmp_path / "current")), daemon=True)
+    waiting.start()
+    time.sleep(0.1)
+    assert waiting.is_alive() and take_seat(path, False) is None
+    if replaced:
+        (tmp_path / "next").symlink_to("new")
+        (tmp_path / "next").rename(tmp_path / "current")
+    first[0].close()
+    os.close(first[1])
+    waiting.join(10)
+    assert (found == [None]) == replaced
+    third = listen(path)
+    assert (third is not None) == replaced  # it lets go of what it had taken
+    for seat in (third, *found):
+        if isinstance(seat, tuple):
+            seat[0].close()
+            os.close(seat[1])
 
 
 def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
