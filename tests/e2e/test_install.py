@@ -319,3 +319,15 @@ def test_the_release_says_what_it_is_and_belongs_to_whom_the_tree_belongs(front_
     assert f"ExecStart={front_end.library}/current/bin/fastcopyd --stay\n" in unit
     assert os.access(front_end.library / "current/bin/fastcopyd", os.X_OK)
     assert str(front_end.one / "var/fastcopy.log") in (front_end.library / "share/fastcopy.logrotate").read_text()
+
+
+def test_a_checkout_and_a_wheelhouse_of_umask_077_are_installed_for_all(front_end: FrontEnd, tmp_path: Path) -> None:
+    closed = copy_of_the_sources(tmp_path / "checkout", "0.0.9")
+    front_end.wheelhouse = shutil.copytree(front_end.wheelhouse, tmp_path / "wheelhouse")
+    for top in (closed, front_end.wheelhouse):
+        assert run(["chmod", "-R", "go=", str(top)]).returncode == 0
+    done = front_end.install(source=closed)
+    assert done.returncode == 0, done.stderr
+    assert front_end.call().stderr == SENTENCE
+    found = [path for path in (front_end.library / "current/").rglob("*") if not path.is_symlink()]
+    assert [path for path in found if not path.stat().st_mode & 0o004] == []

@@ -14,6 +14,7 @@ import os
 import platform
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -29,6 +30,16 @@ from .ledger import link, own, settle
 
 STAMP = "release.json"
 _CHECK = "import asyncssh, yaml, rich, blake3, xxhash, zstandard, tm_fastcopy.frontend.daemon"
+_READ = """
+import os, sys
+
+def fail(error):
+    raise error
+
+for base, _, files in os.walk(sys.argv[1], onerror=fail):
+    for name in files:
+        open(os.path.join(base, name), "rb").close()
+"""
 _CHECK_WAIT = 60.0  # seconds; it takes one
 _DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE", "setup.cfg")
 
@@ -86,6 +97,7 @@ def build(layout: Layout, wanted: Wanted, say: Callable[[str], None]) -> Path:
             raise FastcopyError(f"the Python packages cannot be had: {error}{_advice(wanted)}") from error
         _copy_code(layout, wanted, release, python)
         _host_wheels(layout, wanted, release, python, say)
+        open_to_all(release)
         problem = _problem(release, wanted.user)
         if problem:
             raise FastcopyError(problem)
@@ -213,14 +225,25 @@ def _problem(release: Path, user: str) -> str:
         entry = pwd.getpwnam(user)
         switch_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     try:
-        done = subprocess.run([python, "-I", "-c", _CHECK], env={"PATH": os.defpath}, cwd="/", capture_output=True,
-                              text=True, timeout=_CHECK_WAIT, check=False, **switch_user)  # fmt: skip
+        argv = [python, "-I", "-c", f"{_CHECK}\n{_READ}", str(release / "wheels")]
+        done = subprocess.run(argv, env={"PATH": os.defpath}, cwd="/", capture_output=True, text=True,
+                              timeout=_CHECK_WAIT, check=False, **switch_user)  # fmt: skip
     except PermissionError:
         return f"{user} may not run {python}: all directories above it, and above {sys.executable}, must be open to it"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{python} does not run: {error}"
     last = done.stderr.strip().splitlines()[-1:] or [f"code {done.returncode}"]
     return f"the installed code does not run as {user}: {last[0]}" if done.returncode else ""
+
+
+def open_to_all(top: Path) -> None:
+    """Let everybody read what is below *top*, and run what is run: a checkout or a wheelhouse that was made under
+    umask 077 has modes of its own, and they are copied."""
+    for base, _, files in os.walk(top):
+        for path in (Path(base), *(Path(base, name) for name in files)):
+            mode = path.lstat().st_mode
+            if not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(mode) | (0o555 if stat.S_ISDIR(mode) or mode & 0o111 else 0o444))
 
 
 def _give(top: Path, like: Path) -> None:
