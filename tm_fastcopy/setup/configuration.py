@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from . import execrc, onedconf
 from .conftext import MAX_FILE
 from .edits import Hand, Plan, diff
 from .layout import Layout
-from .ledger import Ledger, digest, own, replace, settle
+from .ledger import Ledger, create, digest, replace, settle
 
 Undo = Callable[[str, Sequence[Mapping[str, str]]], Tuple[str, List[Hand]]]
 
@@ -61,7 +60,7 @@ def edit(edited: Edited, ledger: Ledger, ledger_path: Path) -> Path:
     for change in sorted(edited.plan.edits, key=lambda change: change.at):
         if change.record() not in records:
             records.append(change.record())
-    backup = _backup(path)
+    backup = _backup(path, content)
     ledger.backups.setdefault(str(edited.path), {})[str(backup)] = digest(content)
     ledger.write(ledger_path)
     replace(path, _bytes(edited.after), 0, like=path)
@@ -87,27 +86,30 @@ def unedit(edited: Edited, ledger: Ledger) -> List[Path]:
     after = _bytes(edited.after)
     if edited.after != edited.before:
         if digest(after) not in known.values():
-            known[str(_backup(path))] = digest(_bytes(edited.before))
+            before = _bytes(edited.before)
+            known[str(_backup(path, before))] = digest(before)
         replace(path, after, 0, like=path)
     kept = []
-    for name, before in known.items():
+    for name, said in known.items():
         backup = Path(name)
-        if before == digest(after) and backup.exists() and digest(backup.read_bytes()) == before:
+        if said == digest(after) and backup.exists() and digest(backup.read_bytes()) == said:
             backup.unlink()
         elif backup.exists():
             kept.append(backup)
     return kept
 
 
-def _backup(path: Path) -> Path:
+def _backup(path: Path, content: bytes) -> Path:
+    """Write *content*, which *path* has, beside it under a name that nobody else has."""
     stamp = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     for attempt in range(100):
         backup = path.with_name(f"{path.name}.before-fastcopy-{stamp}" + (f"-{attempt}" if attempt else ""))
-        if not backup.exists():
-            shutil.copy2(path, backup)
-            own(backup, path)
-            settle(path.parent)
-            return backup
+        try:
+            create(backup, content, 0, like=path)
+        except FileExistsError:
+            continue
+        settle(path.parent)
+        return backup
     raise FastcopyError(f"there are too many backups of {path}")
 
 

@@ -243,9 +243,9 @@ def do_all(changes: List[Change]) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory that belongs to whom its parent belongs to."""
+    """Make a directory that belongs to whom its parent belongs to.  Its mode comes from the umask, which
+    `install/command` sets: a chmod would follow a link."""
     path.mkdir(mode=0o755)
-    path.chmod(0o755)
     own(path, path.parent)
 
 

@@ -5,10 +5,11 @@ It is written before anything is done: what it names and is not there was never 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import shutil
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -18,6 +19,8 @@ from ..core.errors import FastcopyError
 LEDGER = "installed.json"
 FORMAT = 1
 MAX_FILE = 4 * 1024 * 1024  # bytes; it has some KB
+_NO_ATTRIBUTE = (errno.EPERM, errno.ENOTSUP, errno.ENODATA, errno.EINVAL)
+"""What may be said where attributes are not ours to give, or the file system has none: as in `shutil.copystat`."""
 
 
 def digest(data: bytes) -> str:
@@ -72,26 +75,60 @@ class Ledger:
         return digest(path.read_bytes()) in self.files.get(str(path), [])
 
 
-def replace(path: Path, content: bytes, mode: int, like: Optional[Path] = None) -> None:
-    """Write a file under its name in one step and durably; owner (and, if it is there, mode) as of *like*.
+def create(path: Path, content: bytes, mode: int, like: Optional[Path] = None) -> None:
+    """Write a file that is not there yet; `FileExistsError` if anything is, also a link that leads nowhere.
 
-    *like* is by default the directory, for the owner alone.
+    Owner (and, if it is there, mode, ACL and label) as of *like*: by default the directory, for the owner alone.  Until
+    it is whole, nobody else can read it: it may hold a password.  Its name is not durable before `settle`.
     """
-    staged = path.with_name(f".{path.name}.fastcopy-new")
-    model = os.stat(like or path.parent)
-    staged.unlink(missing_ok=True)
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        file.write(content)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            _alike(fd, like or path.parent, None if like else mode)
+            os.fsync(fd)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _alike(fd: int, like: Path, mode: Optional[int]) -> None:
+    """Give an open file the owner of *like*, and *mode*, or (None) also its mode and attributes.  By descriptors: a
+    name may lead elsewhere by now."""
+    source = os.open(like, os.O_RDONLY)
+    try:
+        model = os.fstat(source)
         if os.geteuid() == 0:
             os.fchown(fd, model.st_uid, model.st_gid)
-        if like:
-            shutil.copystat(like, staged)  # ACLs and labels, too
-            os.utime(staged)
-        else:
-            os.fchmod(fd, mode)
-        file.flush()
-        os.fsync(fd)
+        if mode is None:
+            _attributes(source, fd)
+        os.fchmod(fd, stat.S_IMODE(model.st_mode) if mode is None else mode)
+    finally:
+        os.close(source)
+
+
+def _attributes(source: int, target: int) -> None:
+    """Copy ACL, label and the like, as far as they can be had and given."""
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTE:
+            raise
+        return
+    for name in names:
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+
+
+def replace(path: Path, content: bytes, mode: int, like: Optional[Path] = None) -> None:
+    """Write a file under its name in one step and durably; *mode* and *like* as in `create`."""
+    staged = path.with_name(f".{path.name}.fastcopy-new")
+    staged.unlink(missing_ok=True)
+    create(staged, content, mode, like)
     os.replace(staged, path)
     settle(path.parent)
 
