@@ -18,8 +18,8 @@ def save(made: Report, json: Optional[Path]) -> None:
 
 
 def write(made: Report, json: Optional[Path], html: Optional[Path]) -> None:
-    """Print it, and write the files. ValueError where the page cannot be made."""
-    print(report.render(made), end="", flush=True)
+    """Write the files, and print it; the JSON first: it has all. ValueError if there is no page."""
     save(made, json)
+    print(report.render(made), end="", flush=True)
     if html:
         html.write_text(page.render(made))

@@ -7,12 +7,24 @@ from typing import List, Optional
 from bench.comparison.values import Cell, Report
 from bench.measure import Table, size_text
 
+_SHORTEST = 5.0  # whole seconds that are compared: each may be wrong by almost one, which is a fifth here
+
 
 def ratio(cell: Optional[Cell], ours: Optional[Cell]) -> Optional[float]:
-    """How many times the prolog time of *ours* a cell takes, by medians; None where one of both is not sound."""
-    if cell is None or ours is None or cell is ours or not cell.sound or not ours.sound:
+    """How many times the prolog time of *ours* a cell takes, by medians.
+
+    None where one of both is not sound, or too short for what it was measured with.
+    """
+    if cell is None or ours is None or cell is ours or not _comparable(cell) or not _comparable(ours):
         return None
     return cell.middle("prolog") / ours.middle("prolog")
+
+
+def _comparable(cell: Cell) -> bool:
+    if not cell.sound:
+        return False
+    seconds = cell.middle("prolog")
+    return seconds >= _SHORTEST if cell.whole_seconds else seconds > 0
 
 
 def seconds_text(seconds: float) -> str:
@@ -61,7 +73,8 @@ def _in_matrix(cell: Optional[Cell], times: Optional[float]) -> str:
         return failed_text(cell)
     if not cell.runs:
         return "not run"
-    text = seconds_text(cell.middle("prolog"))
+    seconds = cell.middle("prolog")
+    text = f"{seconds:g}" if cell.whole_seconds else seconds_text(seconds)
     return f"{text} ({times:.1f}x)" if times is not None else text
 
 

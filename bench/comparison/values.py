@@ -11,6 +11,8 @@ from typing import Any, Dict, List, Optional, Tuple
 SCHEMA = "fastcopy-prolog 1"
 OURS = "fastcopy"
 """This project's driver: what others are set against."""
+CLOUD = "cloud"
+"""The link of what was measured through oned's API, which has whole seconds only."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Cell:
     def sound(self) -> bool:
         """Whether there are runs, and none failed: only then are its figures compared with others."""
         return bool(self.runs) and not self.failures
+
+    @property
+    def whole_seconds(self) -> bool:
+        """Whether its seconds are differences of two whole ones: each may be wrong by almost a second, either way."""
+        return self.link == CLOUD
 
     def middle(self, name: str) -> float:
         """The median of a figure over the runs. Raises statistics.StatisticsError where there are none."""
