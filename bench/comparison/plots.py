@@ -10,12 +10,13 @@ import io
 import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bench.comparison.report import counted, title_of
-from bench.comparison.values import Cell, Report
+from bench.comparison.report import counted, failed_text, title_of
+from bench.comparison.values import Cell, Contestant, Report
 
 _INK = "#010203"  # no driver's; becomes the page's own colour of text
 _COLOURS = ("#1b84d6", "#e0861a", "#2aa876", "#c9569b", "#8b7bd8", "#a08a3c")
 _WIDE = 9.0  # inches
+_UNSOUND = "x"  # the marker of a cell in which a run failed
 Place = Tuple[str, str, str, str]
 
 
@@ -65,7 +66,7 @@ def _points(report: Report, places: Sequence[Place], figure: str, axis: str, uni
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    places = [place for place in places if any(_has(report.cell(place, one.name)) for one in report.drivers)]
+    places = [place for place in places if any(_has(report.cell(place, one.name), figure) for one in report.drivers)]
     if not places:
         return ""
     drawing = Figure(figsize=(_WIDE, 0.9 + len(places) * (0.18 * len(report.drivers) + 0.22)))
@@ -73,20 +74,26 @@ def _points(report: Report, places: Sequence[Place], figure: str, axis: str, uni
     height = 0.8 / len(report.drivers)
     for number, one in enumerate(report.drivers):
         cells = [(row, report.cell(place, one.name)) for row, place in enumerate(places)]
-        drawn = [(row + (number + 0.5) * height - 0.4, cell) for row, cell in cells if cell and _has(cell)]
+        drawn = [(row + (number + 0.5) * height - 0.4, cell) for row, cell in cells if cell and _has(cell, figure)]
         values = [cell.middle(figure) / unit for _, cell in drawn]
         spreads = [cell.spread(figure) for _, cell in drawn]
         errors = [
             [value - spread[0] / unit for value, spread in zip(values, spreads)],
             [spread[1] / unit - value for value, spread in zip(values, spreads)],
         ]
-        axes.errorbar(
-            values, [row for row, _ in drawn], xerr=errors, fmt="o" if one.headline else "D", markersize=6,
-            color=_colours(report)[one.name], label=one.label + ("" if one.headline else " (not compared)"),
-            markerfacecolor=None if one.headline else "none", elinewidth=1.5, capsize=3,
-        )  # fmt: skip
-        for (row, _), value, spread in zip(drawn, values, spreads):
+        # A cell with a failed run is a cross: where it lies says little.
+        for sound in (True, False):
+            kind = [place for place, (_, cell) in enumerate(drawn) if cell.sound is sound]
+            axes.errorbar(
+                [values[place] for place in kind], [drawn[place][0] for place in kind],
+                xerr=[[side[place] for place in kind] for side in errors],
+                fmt=("o" if one.headline else "D") if sound else _UNSOUND, markersize=6 if sound else 8,
+                color=_colours(report)[one.name], label=_label(one) if sound else None,
+                markerfacecolor=None if one.headline else "none", elinewidth=1.5 * sound, capsize=3 * sound,
+            )  # fmt: skip
+        for (row, cell), value, spread in zip(drawn, values, spreads):
             text = f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+            text += f", {failed_text(cell)}" if cell.failures else ""
             axes.annotate(
                 text, (max(value, spread[1] / unit), row), xytext=(6, 0), textcoords="offset points", va="center",
                 fontsize=8,
@@ -105,8 +112,13 @@ def _points(report: Report, places: Sequence[Place], figure: str, axis: str, uni
     return _finish(drawing, axes, axis)
 
 
-def _has(cell: Optional[Cell]) -> bool:
-    return cell is not None and bool(cell.runs)
+def _has(cell: Optional[Cell], figure: str) -> bool:
+    """Whether there is something that a logarithmic axis has a place for: on a cloud, a prolog can take 0 s."""
+    return cell is not None and bool(cell.runs) and cell.middle(figure) > 0
+
+
+def _label(one: Contestant) -> str:
+    return one.label + ("" if one.headline else " (not compared)")
 
 
 def _lines(report: Report, places: Sequence[Place], axis: str) -> str:
@@ -118,14 +130,20 @@ def _lines(report: Report, places: Sequence[Place], axis: str) -> str:
     ticks = sorted({_number(place) for place in places})
     drawn = False
     for one in report.drivers:
-        cells = [(_number(place), report.cell(place, one.name)) for place in places]
-        points = sorted((at, cell.middle("prolog"), *cell.spread("prolog")) for at, cell in cells if cell and cell.runs)
-        if not points:
+        cells = [(_number(place), cell) for place in places if (cell := report.cell(place, one.name)) and cell.runs]
+        if not cells:
             continue
         drawn = True
         colour = _colours(report)[one.name]
+        points = sorted((at, cell.middle("prolog"), *cell.spread("prolog")) for at, cell in cells if cell.sound)
         xs = [point[0] for point in points]
-        axes.plot(xs, [p[1] for p in points], color=colour, marker="o", label=one.label)
+        style = "-" if one.headline else "--"
+        axes.plot(xs, [p[1] for p in points], color=colour, marker="o", linestyle=style, label=_label(one))
+        for at, cell in cells:
+            if not cell.sound:
+                seconds = cell.middle("prolog")
+                axes.plot([at], [seconds], color=colour, marker=_UNSOUND, linestyle="none", markersize=8)
+                axes.annotate(failed_text(cell), (at, seconds), xytext=(6, 6), textcoords="offset points", fontsize=8)
         axes.fill_between(xs, [p[2] for p in points], [p[3] for p in points], color=colour, alpha=0.2, linewidth=0)
     if not drawn:
         return ""
@@ -144,6 +162,8 @@ def _number(place: Place) -> int:
 
 
 def _finish(drawing: Any, axes: Any, axis: str) -> str:
+    from matplotlib.text import Text
+
     axes.set_xlabel(axis)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -151,6 +171,8 @@ def _finish(drawing: Any, axes: Any, axis: str) -> str:
     handles, labels = axes.get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=9)
     drawing.set_layout_engine("constrained")
+    for text in drawing.findobj(Text):
+        text.set_parse_math(False)  # names are what users gave, dollars and all
     out = io.StringIO()
     drawing.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return adapt(out.getvalue())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from bench.comparison import page, report
-from bench.comparison.plots import adapt
-from bench.comparison.values import from_json, to_json
+from bench.comparison import output, page, report
+from bench.comparison.plots import adapt, plots
+from bench.comparison.values import CLOUD, Contestant, Report, from_json, to_json
 from tests.unit.prolog.reports import cell, fixed
 
 
@@ -104,3 +105,61 @@ def test_without_costs_only_the_prolog_is_shown() -> None:
         one.runs = [type(run)(run.prolog, run.prolog, 0, 0.0, 0.0) for run in one.runs]
     assert "peak fe" not in report.render(made)
     assert "Bytes on the wire" not in page.render(made)
+
+
+def cloudy(ours: float, theirs: float) -> Report:
+    """What a cloud's whole seconds are."""
+    made = fixed()
+    made.cells = [cell(driver, seconds, link=CLOUD) for driver, seconds in (("fastcopy", ours), ("ssh", theirs))]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "times"), [(0, 7, None), (7, 0, None), (0, 0, None), (4, 40, None), (5, 10, 2.0)]
+)
+def test_whole_seconds_are_compared_only_where_they_mean_something(ours: int, theirs: int, times: object) -> None:
+    """PETIME - PSTIME is 0 for a clone of less than a second."""
+    made = cloudy(ours, theirs)
+    assert report.ratio(made.cells[1], made.cells[0]) == times
+    assert f"{ours}" in row(report.matrix(made).render(), "cold")
+    assert ("x)" in report.render(made)) == (times is not None)
+    page.render(made)
+
+
+def test_the_json_is_there_though_nothing_can_be_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(made: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(report, "render", broken)
+    with pytest.raises(ZeroDivisionError):
+        output.write(fixed(), tmp_path / "report.json", None)
+    assert from_json((tmp_path / "report.json").read_text()) == fixed()
+
+
+def test_a_cell_with_a_failed_run_is_no_ordinary_point() -> None:
+    made = fixed()
+    before = dict(plots(made))
+    for one in made.cells:
+        if one.driver == "ssh" and one.scenario in ("cold", "growth"):
+            one.failures.append("round 3: short")
+    after = dict(plots(made))
+    assert all("FAILED" not in drawn for drawn in before.values())
+    assert "FAILED 1 of 4" in after["Prolog time, link 1gbit"]
+    assert after["Growth with the image's size, xfs, 1gbit"].count("FAILED 1 of 2") == 2
+
+
+def test_a_line_of_a_driver_that_is_not_compared_says_so() -> None:
+    made = fixed()
+    made.drivers[1] = Contestant("ssh", "stock ssh", headline=False)
+    (drawn,) = [drawn for title, drawn in plots(made) if title.startswith("Growth")]
+    assert "stock ssh (not compared)" in drawn
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is() -> None:
+    made = fixed()
+    made.drivers[1] = Contestant("ssh", "stock $x^2$")
+    for one in made.cells:
+        one.fs = "a $y^2$ b"
+    for title, drawn in plots(made):
+        assert ">stock $x^2$<" in drawn
+        assert ", a $y^2$ b<" in drawn or title.startswith("Growth")
