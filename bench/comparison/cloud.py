@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Protocol, Seque
 from xml.parsers.expat import ExpatError
 
 from bench.comparison import machine, output
-from bench.comparison.values import Cell, Contestant, Report, Run
+from bench.comparison.values import CLOUD, Cell, Contestant, Report, Run
 
 ACTIVE, DONE = 3, 6  # STATE
 BEFORE = (0, 1)  # LCM_STATE: nothing yet, or in the prolog
@@ -37,10 +37,15 @@ NAME = "fastcopy-bench"
 _ANSWER = 30.0  # seconds for oned to answer
 _POLL = 0.5  # seconds between two looks at a VM
 _MOST = 20  # VMs in all, unless more are asked for
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class CloudError(ValueError):
     """Something about the cloud, or about what was asked of it, in one sentence."""
+
+
+class NotDeleted(CloudError):
+    """A VM that was created cannot be deleted: no more may be created."""
 
 
 class Api(Protocol):
@@ -218,23 +223,39 @@ class Machines:
         self._left: Set[int] = set()
         self._made = 0
 
-    def prolog(self, place: Place) -> float:
-        """Seconds of the prolog of a new VM, which is deleted again. CloudError if it failed."""
+    @property
+    def prefix(self) -> str:
+        """What the names of all VMs begin with that this creates."""
+        return f"{NAME}-{os.getpid()}-"
+
+    @contextlib.contextmanager
+    def vm(self, place: Place) -> Iterator[int]:
+        """The number of a new VM, which is deleted however this ends; after an interrupt by `leftovers`.
+
+        CloudError if there is none; NotDeleted if it stays.
+        """
         self._made += 1
         # On hold, or the scheduler would choose another host. Asked for and noted with nothing between: an interrupt in
         # the call itself can leave one VM on hold, which `leftovers` finds by its name.
         template = (
-            f'NAME = "{NAME}-{os.getpid()}-{self._made}"\nCPU = "0.1"\nMEMORY = "128"\n'
+            f'NAME = "{self.prefix}{self._made}"\nCPU = "0.1"\nMEMORY = "128"\n'
             f'DISK = [ IMAGE_ID = "{place.image}" ]\n'
         )
         number = int(self._api("one.vm.allocate", template, True))
         self._left.add(number)
-        self._api("one.vm.deploy", number, place.host, False, place.datastore, "")
-        seconds = self._wait(number)
-        self.delete(number)
-        return seconds
+        interrupted = False
+        try:
+            yield number
+        except KeyboardInterrupt:
+            interrupted = True  # `leftovers` deletes it, where a second interrupt does not reach
+            raise
+        finally:
+            if not interrupted:
+                self._delete(number)
 
-    def _wait(self, number: int) -> float:
+    def prolog(self, number: int, place: Place) -> float:
+        """Seconds of the prolog of a VM, which is deployed for it. CloudError if it fails, or takes too long."""
+        self._api("one.vm.deploy", number, place.host, False, place.datastore, "")
         end = self._clock() + self._patience
         while True:
             vm = _parse(self._api("one.vm.info", number, False))
@@ -251,67 +272,149 @@ class Machines:
                 raise CloudError(f"VM {number} was not through its prolog after {self._patience:.0f} s")
             self._sleep(_POLL)
 
-    def delete(self, number: int) -> None:
-        """Delete a VM and wait until it is gone. CloudError if it is not."""
-        end = self._clock() + self._patience
-        self._api("one.vm.recover", number, DELETE)
+    def _delete(self, number: int) -> None:
+        """Delete a VM and wait until it is gone. NotDeleted if it is not."""
+        try:
+            self._api("one.vm.recover", number, DELETE)
+            self._gone(number, self._clock() + self._patience)
+        except CloudError as error:
+            raise NotDeleted(f"VM {number} could not be deleted: {error}") from error
+
+    def _gone(self, number: int, end: float) -> None:
+        """Return once a VM is gone. CloudError if it is not by *end*."""
         while int(_text(_parse(self._api("one.vm.info", number, False)), "STATE")) != DONE:
             if self._clock() > end:
-                raise CloudError(f"VM {number} was not gone after {self._patience:.0f} s")
+                raise CloudError(f"it was not gone after {self._patience:.0f} s")
             self._sleep(_POLL)
         self._left.discard(number)
 
     def leftovers(self) -> List[str]:
-        """Delete everything that is still there; a sentence for each VM that could not be deleted."""
+        """Delete everything that is still there; a sentence for each VM that stays, or may have stayed.
+
+        All are asked to go before any is waited for: they go at the same time, and one that stays keeps no other.
+        """
         found: List[str] = []
-        with contextlib.suppress(CloudError):
+        try:
             pool = _parse(self._api("one.vmpool.info", -3, -1, -1, -1))
-            own = f"{NAME}-{os.getpid()}-"
             self._left |= {
                 int(_text(vm, "ID")) for vm in pool.iterfind("VM")
-                if _text(vm, "NAME").startswith(own) and _text(vm, "STATE") != str(DONE)
+                if _text(vm, "NAME").startswith(self.prefix) and _text(vm, "STATE") != str(DONE)
             }  # fmt: skip
+        except ValueError as error:  # oned's no, or a document that is none
+            found.append(
+                f"the list of VMs could not be read, so one may be left: {error}; look in `onevm list` for names that "
+                f"begin with {self.prefix}"
+            )
+        refused: Dict[int, ValueError] = {}
         for number in sorted(self._left):
             try:
-                self.delete(number)
-            except CloudError as error:
-                found.append(f"VM {number} is still there: {error}; delete it with `onevm recover --delete {number}`")
+                self._api("one.vm.recover", number, DELETE)
+            except ValueError as error:
+                refused[number] = error
+        end = self._clock() + self._patience
+        for number in sorted(self._left):
+            try:
+                # One that may not be deleted can be gone all the same: an earlier call has reached oned.
+                self._gone(number, self._clock() if number in refused else end)
+            except ValueError as error:
+                reason = refused.get(number, error)
+                found.append(f"VM {number} is still there: {reason}; delete it with `onevm recover --delete {number}`")
         return found
 
 
-def measure(plan: Plan, machines: Machines, report: Report, tell: Callable[[str], None]) -> None:
-    """Fill the report: round by round, place by place. What is left is deleted, however this ends."""
+@dataclass(frozen=True)
+class Ending:
+    """How a run has ended; *left*: whether a VM is still there, or may be."""
+
+    interrupted: bool
+    left: bool
+
+
+def measure(
+    plan: Plan, machines: Machines, report: Report, tell: Callable[[str], None], save: Callable[[], None] = lambda: None
+) -> Ending:
+    """Fill the report: round by round, place by place. What is left is deleted, however this ends.
+
+    Ends before its time, with a note, after an interrupt, or if a VM cannot be deleted. *save* is called after every
+    VM, and at the end.
+    """
+    interrupted, left = False, ["unknown"]
+    with _one_interrupt():
+        try:
+            _all_rounds(plan, machines, report, tell, save)
+        except NotDeleted as error:
+            report.notes.append(f"stopped, as no VM may be created while another cannot be deleted: {error}")
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            _ignore_signals()
+            left = machines.leftovers()
+            if interrupted:
+                report.notes.append(
+                    "interrupted; " + ("not all that was created is known to be gone" if left else
+                    "what had been created was deleted")
+                )  # fmt: skip
+            report.notes += left
+            save()
+    return Ending(interrupted, bool(left))
+
+
+def _all_rounds(
+    plan: Plan, machines: Machines, report: Report, tell: Callable[[str], None], save: Callable[[], None]
+) -> None:
     cells: Dict[tuple[Place, str], Cell] = {}
+    for turn in range(plan.rounds):
+        variant = "first VM" if turn == 0 else "next VM"
+        for place in plan.places:
+            name = name_of(place)
+            cell = cells.get((place, variant))
+            if cell is None:
+                data = place.megabytes * 2**20
+                cell = Cell(f"image {place.image}", variant, name, place.host_name, CLOUD, 1, data)
+                cells[place, variant] = cell
+                report.cells.append(cell)
+            tell(f"round {turn + 1} of {plan.rounds}: image {place.image}, {name}, {place.host_name}")
+            _one_vm(machines, place, cell)
+            save()
+
+
+def _one_vm(machines: Machines, place: Place, cell: Cell) -> None:
+    """A run of a place, or a failure. NotDeleted if the VM stays."""
     try:
-        for turn in range(plan.rounds):
-            variant = "first VM" if turn == 0 else "next VM"
-            for place in plan.places:
-                name = name_of(place)
-                cell = cells.get((place, variant))
-                if cell is None:
-                    data = place.megabytes * 2**20
-                    cell = Cell(f"image {place.image}", variant, name, place.host_name, "cloud", 1, data)
-                    cells[place, variant] = cell
-                    report.cells.append(cell)
-                tell(f"round {turn + 1} of {plan.rounds}: image {place.image}, {name}, {place.host_name}")
-                try:
-                    seconds = machines.prolog(place)
-                    cell.runs.append(Run(seconds, seconds, 0, 0.0, 0.0))
-                except CloudError as error:
-                    cell.failures.append(str(error))
-    finally:
-        with _deaf():
-            report.notes += machines.leftovers()
+        with machines.vm(place) as number:
+            try:
+                seconds = machines.prolog(number, place)
+                cell.runs.append(Run(seconds, seconds, 0, 0.0, 0.0))
+            except CloudError as error:
+                cell.failures.append(str(error))
+    except NotDeleted:
+        raise
+    except CloudError as error:
+        cell.failures.append(str(error))
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Do not let a second interrupt stop the deletion of what the first one left."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _one_interrupt() -> Iterator[None]:
+    """The first signal that asks for an end is a KeyboardInterrupt; a second one does not stop what follows from it."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # what nohup has arranged stays so
+            signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _interrupt(*_: object) -> None:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def name_of(place: Place) -> str:
@@ -358,15 +461,17 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
     report = Report(now, command, machine.machine(), machine.versions(None), method, drivers)
     machines = Machines(api, options.patience)
     began = time.monotonic()
-    try:
-        measure(plan, machines, report, lambda what: print(what, file=sys.stderr, flush=True))
-    except KeyboardInterrupt:
-        report.notes.append("interrupted; what had been created was deleted")
-    report.seconds = time.monotonic() - began
-    left = any("still there" in note for note in report.notes)
+
+    def save() -> None:
+        report.seconds = time.monotonic() - began
+        output.save(report, options.json)
+
+    ending = measure(plan, machines, report, lambda what: print(what, file=sys.stderr, flush=True), save)
     failed = any(cell.failures for cell in report.cells)
     output.write(report, options.json, options.html)
-    return 1 if left or failed or not report.cells else 0
+    if ending.interrupted:
+        return 130
+    return 1 if ending.left or failed or not any(cell.runs for cell in report.cells) else 0
 
 
 def _agreed() -> bool:

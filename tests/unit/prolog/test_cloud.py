@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -135,9 +137,88 @@ def test_an_interrupt_leaves_no_vm(where: str) -> None:
             raise KeyboardInterrupt
 
     api.before = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    assert (ending.interrupted, ending.left) == (True, False)
     assert hits and api.state["vms"] and api.alive() == []
+    assert made.notes == ["interrupted; what had been created was deleted"]
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_it_and_a_second_one_does_not_stop_the_deletion(first: signal.Signals) -> None:
+    api, made = Cloud(), report()
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+    def kill(method: str) -> None:
+        if method == "one.vm.deploy":
+            os.kill(os.getpid(), first)
+        elif method in ("one.vmpool.info", "one.vm.recover"):
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+
+    api.before = kill
+    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    assert (ending.interrupted, ending.left, api.alive()) == (True, False, [])
+    assert len(api.state["vms"]) == 1
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_after_an_interrupt_nothing_is_said_to_be_gone_that_is_not() -> None:
+    api, made = Cloud(), report()
+
+    def fail(method: str) -> None:
+        if method == "one.vm.deploy":
+            raise KeyboardInterrupt
+        if method == "one.vm.recover":
+            raise CloudError("not authorized")
+
+    api.before = fail
+    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    assert (ending.interrupted, ending.left) == (True, True)
+    assert made.notes[0].startswith("interrupted; not all") and "VM 10000 is still there" in made.notes[1]
+
+
+def test_a_list_of_vms_that_cannot_be_read_leaves_the_names_to_look_for() -> None:
+    api, made = Cloud(), report()
+
+    def fail(method: str) -> None:
+        if method == "one.vmpool.info":
+            raise CloudError("oned does not answer")
+
+    api.before = fail
+    ending = measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    assert ending.left
+    assert f"fastcopy-bench-{os.getpid()}-" in made.notes[0] and "oned does not answer" in made.notes[0]
+
+
+def test_all_that_is_left_is_asked_to_go_before_any_is_waited_for() -> None:
+    api = Cloud()
+    found = machines(api)
+    for number in range(3):
+        api("one.vm.allocate", f'NAME = "{found.prefix}{number}"\nDISK = [ IMAGE_ID = "5" ]', True)
+    api.calls.clear()
+    assert found.leftovers() == []
+    assert api.calls == ["one.vmpool.info", *["one.vm.recover"] * 3, *["one.vm.info"] * 3]
+
+
+@pytest.mark.parametrize("how", ["fails", "takes too long"])
+def test_a_vm_whose_prolog_went_wrong_is_gone_before_the_next(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    api, made = Cloud(), report()
+    there: List[List[str]] = []
+    api.before = lambda method: there.append(api.alive()) if method == "one.vm.allocate" else None
+    if how == "fails":
+        api.code = 1
+    else:
+        monkeypatch.setattr(api.life, "_prolog", lambda number, lines: None)
+    measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    assert there == [[], [], []]
+    assert sum(len(cell.failures) for cell in made.cells) == 3
+
+
+def test_what_was_measured_is_saved_after_every_vm() -> None:
+    api, made, seen = Cloud(), report(), []
+    save = lambda: seen.append(sum(len(cell.runs) for cell in made.cells))  # noqa: E731
+    measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None, save)
+    assert seen == [1, 2, 3, 3]
 
 
 def test_an_interrupt_while_a_vm_is_created_leaves_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +233,8 @@ def test_an_interrupt_while_a_vm_is_created_leaves_none_either(monkeypatch: pyte
         return done
 
     monkeypatch.setattr(api.life, "answer", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    assert ending.interrupted
     assert len(api.state["vms"]) == 1 and api.alive() == []
 
 
@@ -164,7 +245,7 @@ def test_strangers_vms_are_left_alone() -> None:
     assert api.alive() == ["fastcopy-bench-other"]
 
 
-def test_a_vm_that_cannot_be_deleted_is_named() -> None:
+def test_a_vm_that_cannot_be_deleted_is_named_and_no_other_is_made() -> None:
     api, made = Cloud(), report()
 
     def refuse(method: str) -> None:
@@ -172,8 +253,10 @@ def test_a_vm_that_cannot_be_deleted_is_named() -> None:
             raise CloudError("oned refuses one.vm.recover: not authorized")
 
     api.before = refuse
-    measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
-    assert "VM 10000 is still there" in made.notes[0] and "onevm recover --delete 10000" in made.notes[0]
+    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    assert "stopped" in made.notes[0] and len(api.state["vms"]) == 1
+    assert "VM 10000 is still there" in made.notes[1] and "onevm recover --delete 10000" in made.notes[1]
+    assert ending.left and [len(cell.runs) for cell in made.cells] == [1]
 
 
 # -- the command -----------------------------------------------------------------------------------------------
