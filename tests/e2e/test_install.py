@@ -331,3 +331,18 @@ def test_a_checkout_and_a_wheelhouse_of_umask_077_are_installed_for_all(front_en
     assert front_end.call().stderr == SENTENCE
     found = [path for path in (front_end.library / "current/").rglob("*") if not path.is_symlink()]
     assert [path for path in found if not path.stat().st_mode & 0o004] == []
+
+
+def test_a_state_directory_that_is_a_mount_does_not_keep_it_from_being_uninstalled(front_end: FrontEnd) -> None:
+    assert front_end.install().returncode == 0
+    state = front_end.one / "var/fastcopy"
+    state.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(state)], check=True)
+    try:
+        (state / "digests").write_text("x")
+        done = front_end.uninstall("--oned-is-down")
+        assert done.returncode == 0, done.stderr
+        assert f"kept: {state} (a mount: unmount it, and remove it by hand)" in done.stdout
+        assert os.listdir(state) == [] and not front_end.library.exists()
+    finally:
+        subprocess.run(["umount", str(state)], check=True)

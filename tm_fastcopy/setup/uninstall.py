@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import pwd
 import shutil
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from ..core.errors import FastcopyError, Refused
 from ..frontend.oned import NoAnswer, Oned
@@ -31,6 +32,7 @@ from .ledger import LEDGER, Ledger
 _MANY = 20  # names in one sentence; the rest is counted
 _ENDING = 30.0  # seconds for the daemon to end: nobody uses the driver, so it has no transfers
 _PEER = struct.Struct("3i")  # struct ucred
+_MOUNT = "a mount: unmount it, and remove it by hand"
 _UNIT = "fastcopyd.service"
 
 
@@ -106,9 +108,14 @@ class Uninstaller:
             self._remove_file(Path(name))
         for name in reversed(self.ledger.directories):
             self._remove_directory(Path(name))
-        for path in self._own():
+        for path in self._logs():
             print(f"remove {path}")
             remove(path)
+        state = self.layout.places.state
+        if os.path.lexists(state):
+            print(f"remove {state}")
+            left = clear(state, self._uid())
+            self.kept += [left] if left else []
         print(f"remove {self.layout.library}")
         ledger = self.layout.library / LEDGER
         for path in self.layout.library.iterdir():
@@ -119,11 +126,17 @@ class Uninstaller:
         self._tell(any(edited.diff for edited, _ in undone))
         return 0
 
-    def _own(self) -> List[Path]:
-        """What the driver itself has written here: state and logs."""
-        places = self.layout.places
-        logs = sorted(places.log.parent.glob(f"{places.log.name}*"))
-        return [path for path in (places.state, *logs) if os.path.lexists(path)]
+    def _logs(self) -> List[Path]:
+        """The driver's log, and what logrotate has made of it."""
+        log = self.layout.places.log
+        return sorted(log.parent.glob(f"{log.name}*"))
+
+    def _uid(self) -> int:
+        """Of the user that oned, and the driver, run as; our own if there is no such user any more."""
+        try:
+            return pwd.getpwnam(self.ledger.user or "oneadmin").pw_uid
+        except KeyError:
+            return os.geteuid()
 
     def _show(self, undone: Sequence[Tuple[configuration.Edited, object]]) -> None:
         for edited, _ in undone:
@@ -135,7 +148,10 @@ class Uninstaller:
             if os.path.lexists(path):
                 changed = name in self.ledger.files and not self._is_ours(path)
                 print(f"would {'keep' if changed else 'remove'} {path}{', which was changed' if changed else ''}")
-        for path in [*self._own(), self.layout.library]:
+        state = self.layout.places.state
+        if os.path.lexists(state):
+            print(f"would {'empty' if state.is_mount() else 'remove'} {state}")
+        for path in [*self._logs(), self.layout.library]:
             print(f"would remove {path}")
 
     def _is_ours(self, path: Path) -> bool:
@@ -193,6 +209,46 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def clear(path: Path, owner: int) -> str:
+    """Remove a directory of the driver's with all that is in it; what is then left to an administrator, and why.
+
+    An administrator may have made it a mount, or a link to a directory elsewhere: then the contents go.  Through a link
+    they go only if that directory belongs to *owner* (a number): the link lies where the user that oned runs as may
+    write, and root would empty any directory for it.
+    """
+    linked, target = path.is_symlink(), Path(os.path.realpath(path))
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        path.unlink()
+        return ""
+    try:
+        if linked and os.fstat(fd).st_uid != owner:
+            path.unlink()
+            return f"{target} (not emptied, for it belongs to another user: {path} was a link to it)"
+        # Through the descriptor: what was looked at, whatever the name leads to by now.
+        mounts = [name for name in os.listdir(fd) if _busy(remove, Path(f"/proc/self/fd/{fd}", name))]
+    finally:
+        os.close(fd)
+    if mounts:
+        return f"{target / mounts[0]} ({_MOUNT})"
+    if linked:
+        path.unlink()
+        return f"{target} (empty: {path} was a link to it)"
+    return f"{target} ({_MOUNT})" if _busy(os.rmdir, path) else ""
+
+
+def _busy(removing: Callable[[Path], None], path: Path) -> bool:
+    """Remove *path*; whether it, or something in it, cannot go because it is a mount."""
+    try:
+        removing(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return True
+    return False
 
 
 def daemon(path: Path) -> Optional[int]:
