@@ -7,8 +7,6 @@ work done make no change, so an installation that was interrupted is completed b
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import functools
 import os
 import pwd
@@ -23,6 +21,7 @@ from ..core.errors import FastcopyError, Refused
 from . import configuration, release, wheels
 from .layout import Layout
 from .ledger import LEDGER, Ledger, link, own, replace
+from .lock import alone
 
 IMAGE_TM = ("shared", "qcow2")
 ACTIONS = (
@@ -40,7 +39,7 @@ class Change(NamedTuple):
 
 
 class Installer:
-    """One installation: *layout*, and the wishes of the command line."""
+    """One installation: *layout*, and the wishes of the command line.  Made and run while we are `alone`."""
 
     def __init__(self, layout: Layout, words: argparse.Namespace) -> None:
         self.layout, self.words = layout, words
@@ -170,11 +169,13 @@ class Installer:
 
     def _do(self, changes: List[Change]) -> None:
         self.ledger.version, self.ledger.user, self.ledger.image_tm = __version__, self.words.user, self.image_tm
-        with self._alone():
-            self.ledger.write(self.path)
-            for change in changes:
-                print(change.text)
-                change.do()
+        for path in (self.layout.library, self.layout.releases):
+            if not path.is_dir():
+                make_directory(path)
+        self.ledger.write(self.path)
+        for change in changes:
+            print(change.text)
+            change.do()
         if changes and self.layout.system_files and Path("/run/systemd/system").is_dir():
             subprocess.run(["systemctl", "daemon-reload"], check=False)
 
@@ -192,21 +193,6 @@ class Installer:
                 print("  systemctl enable --now fastcopyd    if the daemon shall always run; calls start it otherwise")
             print(f"  {self.layout.command} doctor    looks whether everything is as it must be")
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """With the library there, and no other installer at work."""
-        for path in (self.layout.library, self.layout.releases):
-            if not path.is_dir():
-                make_directory(path)
-        fd = os.open(self.layout.library, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError as error:
-            raise FastcopyError(f"another installer works in {self.layout.library}: wait for it") from error
-        finally:
-            os.close(fd)
-
     def _configure(self, edited: List[configuration.Edited]) -> bool:
         """Make the edits, with --enable; show them in a dry run; say what is left in every case.  Whether any was made.
         """
@@ -219,8 +205,7 @@ class Installer:
             elif self.words.enable:
                 print(f"edit {item.path}:")
                 print(item.diff, end="")
-                with self._alone():
-                    print(f"the file as it was: {configuration.edit(item, self.ledger, self.path)}")
+                print(f"the file as it was: {configuration.edit(item, self.ledger, self.path)}")
                 changed = True
         if pending and not self.words.enable and not self.words.dry_run:
             names = " and ".join(str(item.path) for item in pending)
@@ -308,7 +293,8 @@ def main(argv: Sequence[str]) -> int:
     parent = layout.library.parent
     if not os.access(parent, os.W_OK) and not words.dry_run:
         raise Refused(f"you may not write to {parent}: run this as root")
-    return Installer(layout, words).run()
+    with alone(layout.library):
+        return Installer(layout, words).run()
 
 
 def report(name: str, work: Callable[[], int]) -> int:

@@ -28,6 +28,7 @@ from . import configuration, usage
 from .install import add_one_location, report
 from .layout import Layout
 from .ledger import LEDGER, Ledger
+from .lock import alone
 
 _MANY = 20  # names in one sentence; the rest is counted
 _ENDING = 30.0  # seconds for the daemon to end: nobody uses the driver, so it has no transfers
@@ -37,7 +38,7 @@ _UNIT = "fastcopyd.service"
 
 
 class Uninstaller:
-    """One removal."""
+    """One removal.  Made and run while we are `alone`."""
 
     def __init__(self, layout: Layout, words: argparse.Namespace) -> None:
         self.layout, self.words = layout, words
@@ -294,7 +295,8 @@ def main(argv: Sequence[str]) -> int:
     layout = Layout.of(words.one_location)
     if not os.access(layout.library.parent, os.W_OK) and not words.dry_run:
         raise Refused(f"you may not write to {layout.library.parent}: run this as root")
-    return Uninstaller(layout, words).run()
+    with alone(layout.library):
+        return Uninstaller(layout, words).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""install.sh in a tree of its own, without the making of a release: what is written, left, and refused."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.setup.test_layout import tree
+from tm_fastcopy.core.errors import FastcopyError
+from tm_fastcopy.setup import install, release, uninstall
+from tm_fastcopy.setup.ledger import LEDGER, Ledger
+
+
+@pytest.fixture
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A self-contained OpenNebula, whose release is as it should be."""
+    monkeypatch.setattr(release, "up_to_date", lambda *_: True)
+    monkeypatch.setattr(release, "links_missing", lambda *_: False)
+    top = tree(tmp_path / "one")
+    for name in ("bin", "lib"):
+        (top / name).mkdir()
+    return top
+
+
+def run(one: Path, *words: str) -> int:
+    return install.main(["--one-location", str(one), "--user", getpass.getuser(), *words])
+
+
+def ledger(one: Path) -> Ledger:
+    found = Ledger.read(one / "lib/fastcopy" / LEDGER)
+    assert found
+    return found
+
+
+# -- one at a time -----------------------------------------------------------------------------------------------------
+
+
+def locked(one: Path) -> bool:
+    """Whether somebody else could not begin now."""
+    fd = os.open(one / "lib", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@pytest.mark.parametrize("begin", [run, lambda one: uninstall.main(["--one-location", str(one)])])
+def test_who_comes_second_gets_one_sentence(one: Path, begin: Callable[[Path], int]) -> None:
+    assert run(one) == 0
+    before = {path: path.lstat().st_mtime_ns for path in one.rglob("*")}
+    fd = os.open(one / "lib", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(FastcopyError, match=f"another install.sh or uninstall.sh is at work in {one}/lib/fastcopy"):
+            begin(one)
+    finally:
+        os.close(fd)
+    assert {path: path.lstat().st_mtime_ns for path in one.rglob("*")} == before
+
+
+def test_the_ledger_is_read_and_all_is_done_by_one_at_a_time(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for name in ("read", "write"):
+        really = getattr(Ledger, name)
+
+        def look(*words: object, name: str = name, really: Callable[..., object] = really) -> object:
+            seen.append((name, locked(one)))
+            return really(*words)
+
+        monkeypatch.setattr(Ledger, name, look)
+    assert run(one) == 0
+    assert seen == [("read", True), ("write", True)]
+    monkeypatch.setattr(uninstall.Uninstaller, "check", lambda _: seen.append(("check", locked(one))))
+    assert uninstall.main(["--one-location", str(one)]) == 0
+    assert seen[2:] == [("read", True), ("check", True)]
+    assert not (one / "lib/fastcopy").exists() and not locked(one)
