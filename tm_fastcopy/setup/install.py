@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterator, List, MutableMapping, NamedTuple, Sequence
 
 from .. import __version__
 from ..core.errors import FastcopyError, Refused
@@ -45,6 +45,7 @@ class Installer:
         self.layout, self.words = layout, words
         self.path = layout.library / LEDGER
         self.ledger = Ledger.read(self.path) or Ledger()
+        self.replaced: List[Callable[[], object]] = []
         self.image_tm = sorted({*self.ledger.image_tm, *words.image_tm})
         self.wanted = release.Wanted(sys.executable, words.user, words.wheelhouse, tuple(words.hosts))
         self.renew = words.renew or not release.up_to_date(layout, self.wanted)
@@ -85,17 +86,36 @@ class Installer:
     def _links(self) -> None:
         release.switch(self.layout, self.layout.current.resolve())
 
+    def _verb(self, path: Path) -> str:
+        """What is done to *path*.  `Refused` if what is there is not ours; ours, if it was changed, is replaced, and
+        that said.  It may have been a link, and become a file, or the other way."""
+        if not os.path.lexists(path):
+            return "write"
+        if not self.ledger.is_known(path) or (path.is_dir() and not path.is_symlink()):
+            raise Refused(f"{path} is there, and was not put there by this installer: move it away")
+        return "renew" if self.ledger.is_ours(path) else "replace, though it was changed,"
+
     def _file(self, path: Path, content: bytes, mode: int) -> Iterator[Change]:
-        """Have this file there.  `Refused` if another one is; ours, if it was changed, is replaced, and that said."""
-        found: Optional[bytes] = None
-        if os.path.lexists(path):
-            if str(path) not in self.ledger.files or path.is_symlink() or not path.is_file():
-                raise Refused(f"{path} is there, and was not put there by this installer: move it away")
-            found = path.read_bytes()
-        verb = "write" if found is None else "renew" if self.ledger.is_ours(path) else "replace, though it was changed,"
+        """Have this file there."""
+        verb = self._verb(path)
         self.ledger.add_file(path, content)
-        if found != content or path.stat().st_mode & 0o777 != mode:
+        self._not_any_more(self.ledger.links, path)
+        there = path.is_file() and not path.is_symlink() and path.read_bytes() == content
+        if not there or path.stat().st_mode & 0o777 != mode:
             yield Change(f"{verb} {path}", lambda: replace(path, content, mode))
+
+    def _link(self, path: Path, target: str) -> Iterator[Change]:
+        """Have this link there."""
+        self._verb(path)
+        self.ledger.links[str(path)] = target
+        self._not_any_more(self.ledger.files, path)
+        if not path.is_symlink() or os.readlink(path) != target:
+            yield Change(f"link {path} to {target}", lambda: link(path, target))
+
+    def _not_any_more(self, table: MutableMapping[str, Any], path: Path) -> None:
+        """What *table* says of *path* goes from the ledger, but only when all is done: until then it may be there."""
+        if str(path) in table:
+            self.replaced.append(lambda: table.pop(str(path)))
 
     def _configuration(self) -> Iterator[Change]:
         """The administrator's file: made if it is missing, renewed as long as it is what we put there."""
@@ -117,13 +137,6 @@ class Installer:
                 yield from self._link(target / path.name, os.readlink(path))
             elif path.is_file():
                 yield from self._file(target / path.name, path.read_bytes(), path.stat().st_mode & 0o755 | 0o644)
-
-    def _link(self, path: Path, target: str) -> Iterator[Change]:
-        if os.path.lexists(path) and str(path) not in self.ledger.links:
-            raise Refused(f"{path} is there, and was not put there by this installer: move it away")
-        self.ledger.links[str(path)] = target
-        if not path.is_symlink() or os.readlink(path) != target:
-            yield Change(f"link {path} to {target}", lambda: link(path, target))
 
     def _image_actions(self, tm: str) -> Iterator[Change]:
         directory = self.layout.remotes / "tm" / tm
@@ -176,6 +189,10 @@ class Installer:
         for change in changes:
             print(change.text)
             change.do()
+        if self.replaced:
+            for forget in self.replaced:
+                forget()
+            self.ledger.write(self.path)
         if changes and self.layout.system_files and Path("/run/systemd/system").is_dir():
             subprocess.run(["systemctl", "daemon-reload"], check=False)
 

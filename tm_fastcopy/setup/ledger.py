@@ -70,9 +70,15 @@ class Ledger:
         if digest(content) not in known:
             known.append(digest(content))
 
+    def is_known(self, path: Path) -> bool:
+        """Whether we ever put a file or a link at *path*."""
+        return str(path) in self.files or str(path) in self.links
+
     def is_ours(self, path: Path) -> bool:
-        """Whether the file is as we put it there."""
-        return digest(path.read_bytes()) in self.files.get(str(path), [])
+        """Whether the file or link is as we put it there; a link is not followed."""
+        if path.is_symlink():
+            return os.readlink(path) == self.links.get(str(path))
+        return path.is_file() and digest(path.read_bytes()) in self.files.get(str(path), [])
 
 
 def create(path: Path, content: bytes, mode: int, like: Optional[Path] = None) -> None:

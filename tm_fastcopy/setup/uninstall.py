@@ -103,10 +103,11 @@ class Uninstaller:
                 print(f"\nTo be done by hand in {edited.path}: {hand.why}")
                 print("".join(f"    {line}\n" for line in hand.lines.splitlines()), end="")
         self._end_daemon()
-        for name in self.ledger.links:
-            self._remove_link(Path(name))
-        for name in self.ledger.files:
-            self._remove_file(Path(name))
+        for path in self._put():
+            if self.ledger.is_ours(path):
+                path.unlink()
+            elif os.path.lexists(path):
+                self.kept.append(f"{path} (changed since)")
         for name in reversed(self.ledger.directories):
             self._remove_directory(Path(name))
         for path in self._logs():
@@ -144,10 +145,9 @@ class Uninstaller:
             if edited.diff:
                 print(f"would edit {edited.path}:")
                 print(edited.diff, end="")
-        for name in [*self.ledger.links, *self.ledger.files]:
-            path = Path(name)
+        for path in self._put():
             if os.path.lexists(path):
-                changed = name in self.ledger.files and not self._is_ours(path)
+                changed = not self.ledger.is_ours(path)
                 print(f"would {'keep' if changed else 'remove'} {path}{', which was changed' if changed else ''}")
         state = self.layout.places.state
         if os.path.lexists(state):
@@ -155,20 +155,9 @@ class Uninstaller:
         for path in [*self._logs(), self.layout.library]:
             print(f"would remove {path}")
 
-    def _is_ours(self, path: Path) -> bool:
-        return path.is_file() and not path.is_symlink() and self.ledger.is_ours(path)
-
-    def _remove_link(self, path: Path) -> None:
-        if path.is_symlink() and os.readlink(path) == self.ledger.links[str(path)]:
-            path.unlink()
-        elif os.path.lexists(path):
-            self.kept.append(f"{path} (changed since)")
-
-    def _remove_file(self, path: Path) -> None:
-        if self._is_ours(path):
-            path.unlink()
-        elif os.path.lexists(path):
-            self.kept.append(f"{path} (changed since)")
+    def _put(self) -> List[Path]:
+        """All links and files that we put there.  After an interrupted upgrade one may be in both tables."""
+        return [Path(name) for name in dict.fromkeys([*self.ledger.links, *self.ledger.files])]
 
     def _remove_directory(self, path: Path) -> None:
         try:

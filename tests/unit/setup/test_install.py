@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.setup.test_layout import tree
-from tm_fastcopy.core.errors import FastcopyError
+from tm_fastcopy.core.errors import FastcopyError, Refused
 from tm_fastcopy.setup import install, release, uninstall
 from tm_fastcopy.setup.ledger import LEDGER, Ledger
 
@@ -82,3 +82,64 @@ def test_the_ledger_is_read_and_all_is_done_by_one_at_a_time(one: Path, monkeypa
     assert uninstall.main(["--one-location", str(one)]) == 0
     assert seen[2:] == [("read", True), ("check", True)]
     assert not (one / "lib/fastcopy").exists() and not locked(one)
+
+
+# -- what an older version had otherwise -------------------------------------------------------------------------------
+
+
+def as_an_older_version_had_it(one: Path) -> tuple[Path, Path]:
+    """An entry point that it had as a file, and we have as a link; and one that it had as a link."""
+    was_file, was_link = (one / "var/remotes/tm/fastcopy" / name for name in ("clone", "fastcopy"))
+    was_file.unlink()
+    was_file.write_text("older")
+    was_link.unlink()
+    was_link.symlink_to("older")
+    known = ledger(one)
+    del known.links[str(was_file)], known.files[str(was_link)]
+    known.add_file(was_file, b"older")
+    known.links[str(was_link)] = "older"
+    known.write(one / "lib/fastcopy" / LEDGER)
+    return was_file, was_link
+
+
+def test_an_entry_point_turns_from_a_file_into_a_link_and_back(one: Path) -> None:
+    assert run(one) == 0
+    was_file, was_link = as_an_older_version_had_it(one)
+    assert run(one) == 0
+    assert os.readlink(was_file) == "fastcopy"
+    assert was_link.is_file() and not was_link.is_symlink()
+    known = ledger(one)
+    assert str(was_file) in known.links and str(was_file) not in known.files
+    assert str(was_link) in known.files and str(was_link) not in known.links
+
+
+def test_what_was_interrupted_in_between_is_taken_away_all_the_same(
+    one: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(one) == 0
+    paths = as_an_older_version_had_it(one)
+    monkeypatch.setattr(install, "link", fail)
+    monkeypatch.setattr(install, "replace", fail)
+    with pytest.raises(OSError, match="interrupted"):
+        run(one)
+    monkeypatch.setattr(uninstall.Uninstaller, "check", lambda _: None)
+    assert uninstall.main(["--one-location", str(one)]) == 0
+    assert not any(os.path.lexists(path) for path in paths)
+    assert "kept" not in capsys.readouterr().out
+
+
+def fail(*_: object) -> None:
+    raise OSError("interrupted")
+
+
+def test_a_link_or_a_file_of_others_is_not_replaced(one: Path) -> None:
+    assert run(one) == 0
+    path = one / "var/remotes/tm/fastcopy/mvds"
+    known = ledger(one)
+    del known.links[str(path)]
+    known.write(one / "lib/fastcopy" / LEDGER)
+    for make in (lambda: path.symlink_to("/theirs"), lambda: path.write_text("theirs"), path.mkdir):
+        path.unlink()
+        make()
+        with pytest.raises(Refused, match="was not put there by this installer"):
+            run(one)
