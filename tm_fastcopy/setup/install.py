@@ -47,7 +47,7 @@ class Installer:
         self.ledger = Ledger.read(self.path) or Ledger()
         self.replaced: List[Callable[[], object]] = []
         self.image_tm = sorted({*self.ledger.image_tm, *words.image_tm})
-        self.wanted = release.Wanted(sys.executable, words.user, words.wheelhouse, tuple(words.hosts))
+        self.wanted = release.Wanted(sys.executable, words.user, words.wheelhouse, tuple(words.hosts), words.renew)
         self.renew = words.renew or not release.up_to_date(layout, self.wanted)
 
     # -- what there is to do -----------------------------------------------------------------------------------------
@@ -177,6 +177,7 @@ class Installer:
             print(f"fastcopy {__version__} is installed in {self.layout.library}: nothing to change there")
         edits = self._configure(edited)
         if not self.words.dry_run:
+            self._lacking()
             self._next(bool(changes), edits)
         return 0
 
@@ -195,6 +196,13 @@ class Installer:
             self.ledger.write(self.path)
         if changes and self.layout.system_files and Path("/run/systemd/system").is_dir():
             subprocess.run(["systemctl", "daemon-reload"], check=False)
+
+    def _lacking(self) -> None:
+        """The kinds of hosts that cannot be served."""
+        names = release.lacking(self.layout, self.wanted)
+        if names:
+            print(f"\nThere are no wheels for hosts with {', '.join(names)}: install.sh --renew fetches them,")
+            print("or takes them from a --wheelhouse that has them. --hosts names the kinds of hosts that you have.")
 
     def _next(self, changed: bool, edited: bool) -> None:
         """What an administrator does now."""

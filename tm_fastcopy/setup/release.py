@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..core.errors import FastcopyError
+from ..frontend.bundle import WHEELS
 from . import wheels
 from .layout import LINKS, Layout
 from .ledger import link, own, settle
@@ -46,12 +47,14 @@ _DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE", "setup.cfg")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a release is made of.  *wheelhouse* None: from the network; *tags*: hosts that get wheels."""
+    """What a release is made of.  *wheelhouse* None: from the network; *tags*: hosts that get wheels; *renew*: no
+    wheels of the release before."""
 
     python: str
     user: str
     wheelhouse: Optional[Path]
     tags: Tuple[str, ...]
+    renew: bool = False
 
     @property
     def stamp(self) -> Dict[str, Any]:
@@ -62,6 +65,7 @@ class Wanted:
             "python": f"{self.python} {'.'.join(platform.python_version_tuple()[:2])}",
             "code": _digest(_sources()),
             "wheels": _digest(_listed(self.wheelhouse)) if self.wheelhouse else "",
+            "host_requirements": wheels.requirements(wheels.sources() / "setup.cfg", WHEELS),
         }
 
 
@@ -198,16 +202,39 @@ def _host_wheels(layout: Layout, wanted: Wanted, release: Path, python: str, say
     with the front-end's own Python needs none, and another one gets a sentence that says what to do."""
     target = release / "wheels"
     target.mkdir(mode=0o755)
-    given = wanted.wheelhouse / "hosts" if wanted.wheelhouse else layout.current / "wheels"
-    for directory in sorted(path for path in given.glob("cp3*") if path.is_dir()):
+    for directory in _given(layout, wanted):
         shutil.copytree(directory, target / directory.name)
-    lacking = [name for name in wanted.tags if not (target / name).is_dir()]
-    problems = {name: "not in the wheelhouse" for name in lacking}
-    if lacking and not wanted.wheelhouse:
-        say(f"fetching wheels for {len(lacking)} kinds of hosts")
-        problems = wheels.for_hosts(python, wheels.sources() / "setup.cfg", target, lacking)
+    missing = [name for name in wanted.tags if not (target / name).is_dir()]
+    problems = {name: "not in the wheelhouse, or not all of them" for name in missing}
+    if missing and not wanted.wheelhouse:
+        say(f"fetching wheels for {len(missing)} kinds of hosts")
+        problems = wheels.for_hosts(python, wheels.sources() / "setup.cfg", target, missing)
     for name, problem in sorted(problems.items()):
         say(f"hosts with {name} cannot be served: no wheels for them ({problem})")
+
+
+def _given(layout: Layout, wanted: Wanted) -> List[Path]:
+    """Wheels for hosts that are there, by kind: of the wheelhouse; or of the release before, if the same was required
+    of them then.  A part of what a host needs is as good as nothing."""
+    if wanted.wheelhouse:
+        given = wanted.wheelhouse / "hosts"
+    else:
+        before = read_stamp(layout.current) or {}
+        if wanted.renew or before.get("host_requirements") != wanted.stamp["host_requirements"]:
+            return []
+        given = layout.current / "wheels"
+    return sorted(path for path in given.glob("cp3*") if _whole(path))
+
+
+def _whole(directory: Path) -> bool:
+    """Whether these are all the wheels that a host needs, as `frontend/bundle.py` asks."""
+    return {path.name.split("-")[0] for path in directory.glob("*.whl")} >= set(WHEELS)
+
+
+def lacking(layout: Layout, wanted: Wanted) -> List[str]:
+    """Kinds of hosts that the current release has no wheels for: the index or the wheelhouse had none, or they were not
+    asked for.  It may be so for good, so it is said, and not tried again with every run."""
+    return [name for name in wanted.tags if not _whole(layout.current / "wheels" / name)]
 
 
 def _advice(wanted: Wanted) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.setup.test_layout import tree
 from tm_fastcopy.core.errors import FastcopyError, Refused
+from tm_fastcopy.frontend.bundle import WHEELS
 from tm_fastcopy.setup import install, release, uninstall
 from tm_fastcopy.setup.ledger import LEDGER, Ledger
 
@@ -143,3 +144,20 @@ def test_a_link_or_a_file_of_others_is_not_replaced(one: Path) -> None:
         make()
         with pytest.raises(Refused, match="was not put there by this installer"):
             run(one)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_hosts_without_wheels_are_named_with_the_command_to_run(one: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--hosts", "cp39-x86_64,cp311-x86_64")
+    for name in WHEELS:
+        path = one / f"lib/fastcopy/current/wheels/cp311-x86_64/{name}-1.whl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for _ in range(2):
+        assert run(one, *words) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "no wheels" in line]
+        assert line.startswith("There are no wheels for hosts with cp39-x86_64:") and "install.sh --renew" in line
+    assert run(one, "--hosts", "cp311-x86_64") == 0
+    assert "no wheels" not in capsys.readouterr().out
