@@ -94,8 +94,8 @@ def test_there_and_back_and_there_again(cloud: Cloud, host: str, format: str) ->
     after = image_contents(image)
     assert after == contents(vm.path, "disk.0")
     assert before.keys() - after.keys() == {"0"}
-    # What changed, and not all 13 MiB: half of it, or more where qemu-img, under load, wrote what it pulled from snapshot 0
-    # in another order than that had it.
+    # What changed, and not all 13 MiB: half of it, or more where qemu-img, under load, wrote what it pulled from
+    # snapshot 0 in another order than that had it.
     assert seen.tx < 11 * MIB + 4 * control
     assert look.leftovers(image.file.parent) == []
 
