@@ -11,11 +11,12 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import List, Mapping, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 from bench import pipeline
 from bench.comparison.values import Contestant
 from bench.testbed import Lab, Node
+from bench.testbed.node import UID
 
 CACHE_SHARE = "80"  # percent of the host's disk; fastcopy's own default. Stock's, 10, is too little for our images.
 
@@ -35,6 +36,7 @@ class Driver:
     stock = True  # needs OpenNebula's scripts
     on_host = True  # whether disks lie on the host, so that its file system matters
     remembers = False  # whether a host that has an image is another case than one that has not
+    owner = UID  # whose file a disk must be
 
     def __init__(
         self, name: str, label: str, tm: str, stores: tuple[int, int], *, headline: bool = True, note: str = ""
@@ -67,6 +69,10 @@ class Driver:
         """The node that holds a disk, and its path there."""
         return lab.hosts[disk.host], disk.path
 
+    def persistent(self, lab: Lab, disk: Disk, image: str) -> tuple[Node, str, Optional[str]]:
+        """Where `link` makes a disk, and the path that it is a symbolic link to; None: it is a file like any other."""
+        return (*self.file(lab, disk), None)
+
     # -- what it runs ----------------------------------------------------------------------------------------
 
     def entry(self, lab: Lab, action: str) -> str:
@@ -77,6 +83,12 @@ class Driver:
         """What makes a disk of an image."""
         where = f"{disk.host}:{disk.path}"
         argv = (self.entry(lab, "clone"), f"fe:{image}", where, str(disk.vm), str(self.image_store))
+        return [pipeline.Command(argv, "")]
+
+    def link(self, lab: Lab, image: str, disk: Disk) -> Sequence[pipeline.Command]:
+        """What makes a disk of a persistent image."""
+        where = f"{disk.host}:{disk.path}"
+        argv = (self.entry(lab, "ln"), f"fe:{image}", where, str(disk.vm), str(self.image_store))
         return [pipeline.Command(argv, "")]
 
     def write_back(self, lab: Lab, disk: Disk, image: str) -> Sequence[pipeline.Command]:
@@ -120,6 +132,10 @@ class Pipeline(Driver):
     def clone(self, lab: Lab, image: str, disk: Disk) -> Sequence[pipeline.Command]:
         """See Driver."""
         return pipeline.clone_commands(Path(image), "fe", disk.host, PurePosixPath(disk.path), None, True)
+
+    def link(self, lab: Lab, image: str, disk: Disk) -> Sequence[pipeline.Command]:
+        """The stock `ssh` driver does the same for persistent images."""
+        return self.clone(lab, image, disk)
 
     def write_back(self, lab: Lab, disk: Disk, image: str) -> Sequence[pipeline.Command]:
         """See Driver."""
@@ -170,6 +186,10 @@ class Nfs(Driver):
     def file(self, lab: Lab, disk: Disk) -> tuple[Node, str]:
         """Disks lie on the server."""
         return lab.fe, disk.path
+
+    def persistent(self, lab: Lab, disk: Disk, image: str) -> tuple[Node, str, Optional[str]]:
+        """A link to the image, made on the host: only where that has a mount is it on the server, too."""
+        return lab.fe if self.kernel else lab.hosts[disk.host], disk.path, image
 
     def prepare(self, lab: Lab, disk: Disk) -> None:
         """The user-space client cannot make directories."""

@@ -206,7 +206,8 @@ class Bench:
     def _clone(self, driver: Driver, path: str, disk: Disk, image: str) -> Task:
         node, where = driver.file(self._site.lab, disk)
         commands = driver.clone(self._site.lab, path, disk)
-        return Task(commands, f"{driver.name} clone to {disk.host}", node, where, self._site.original(image))
+        original = self._site.original(image)
+        return Task(commands, f"{driver.name} clone to {disk.host}", node, where, original, driver.owner)
 
     def _write_back(self, driver: Driver, case: Case, host: str, made: List[List[Disk]]) -> Run:
         """Deploy a persistent image, let a guest write into its disk, and time the way back."""
@@ -215,11 +216,13 @@ class Bench:
         site.restore("system", path)
         (disk,) = site.new_vm(driver, host, [number])
         made.append([disk])
-        perform(lab, [lab.hosts[host]], [[self._clone(driver, path, disk, "system")]])
-        changed = site.original(f"system-{case.change}")
-        change(site.path(driver, disk), str(case.change), site.data("system"))
+        node, where, target = driver.persistent(lab, disk, path)
+        what, original = f"{driver.name} ln to {host}", site.original("system")
+        link = Task(driver.link(lab, path, disk), what, node, where, original, driver.owner, target)
+        perform(lab, [lab.hosts[host]], [[link]])
+        # What a guest writes through a link is in the image at once.
+        change(lab.fe.path(target) if target else node.path(where), str(case.change), site.data("system"))
         site.drop_caches()
-        commands = driver.write_back(lab, disk, path)
-        return perform(
-            lab, [lab.hosts[host]], [[Task(commands, f"{driver.name} mvds from {host}", lab.fe, path, changed)]]
-        )
+        what, changed = f"{driver.name} mvds from {host}", site.original(f"system-{case.change}")
+        back = Task(driver.write_back(lab, disk, path), what, lab.fe, path, changed, driver.owner)
+        return perform(lab, [lab.hosts[host]], [[back]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,19 +168,20 @@ class Site:
         driver.prepare(self.lab, disks[0])
         return disks
 
-    def path(self, driver: Driver, disk: Disk) -> Path:
-        """A disk's file, as root reaches it."""
-        node, where = driver.file(self.lab, disk)
-        return node.path(where)
-
     def remove_vm(self, driver: Driver, disks: Sequence[Disk]) -> None:
-        """Remove what a VM has left, wherever it is: its blocks, too, though an NFS server keeps files open."""
+        """Remove what a VM has left, wherever it is: its blocks, too, though an NFS server keeps files open.
+
+        Not those of a file that has another name elsewhere: a driver that cheats must not take others' images along.
+        """
         nodes: List[Node] = [self.lab.hosts[disks[0].host], self.lab.fe]
         for node in nodes:
             directory = node.path(disks[0].path).parent
-            if directory.exists():
+            if directory.is_symlink():
+                directory.unlink()
+            elif directory.exists():
                 for path in directory.rglob("*"):
-                    if path.is_file() and not path.is_symlink():
+                    found = path.lstat()
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
                         os.truncate(path, 0)
                 shutil.rmtree(directory)
         self.lab.oned.remove_vm(disks[0].vm)

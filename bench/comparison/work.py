@@ -8,9 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Sequence
+from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
-from bench.comparison.checks import Seen, check
+from bench.comparison.checks import Seen, check, check_apart, check_link
 from bench.comparison.meters import Counters
 from bench.comparison.values import Run
 from bench.jobs import WrongContent
@@ -26,13 +26,19 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Task:
-    """What makes one file: commands, one after another, and where the file must be in the end, equal to *wanted*."""
+    """What makes one file: commands, one after another, and where the file must be in the end, equal to *wanted*.
+
+    *owner* -- the user whose file it must be
+    *target* -- the file must be a symbolic link to this path, instead
+    """
 
     commands: Sequence[Command]
     what: str
     node: Node
     path: str
     wanted: Path
+    owner: int
+    target: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,12 @@ def perform(lab: Lab, hosts: Sequence[Node], chains: Sequence[Sequence[Task]], c
     wire = counters.wire()
     for chain, ends in zip(chains, ended):
         for task, end in zip(chain, ends):
-            check(task.what, task.node.path(task.path), task.wanted, end.seen)
+            disk = task.node.path(task.path)
+            if task.target:
+                check_link(task.what, disk, task.target)
+            else:
+                check(task.what, disk, task.wanted, end.seen, task.owner)
+    check_apart(chains[0][0].what, (end.seen for ends in ended for end in ends))
     return Run(prolog, durable, wire, *cpu, phases=phases_of(end.said for ends in ended for end in ends))
 
 

@@ -81,14 +81,25 @@ class Lab:
 
 
 class Shell(Driver):
-    """A driver whose clone is a shell command with `$image` and `$disk`. `calls` are the VMs that it was asked for."""
+    """A driver whose clone is a shell command with `$image` and `$disk`. `calls` are the VMs that it was asked for.
+
+    `linked` is the command that makes a persistent disk of an image.
+    """
 
     stock = False
+    linked = "cp"
 
     def __init__(self, name: str, script: str, number: int, **more: Any) -> None:
         super().__init__(name, name, name, (number, number + 1), **more)
         self.script = script
         self.calls: List[int] = []
+        self.owner = os.getuid()
+
+    def link(self, lab: Any, image: str, disk: Disk) -> Sequence[Command]:
+        return [Command(("bash", "-ec", f"mkdir {Path(disk.path).parent}; {self.linked} {image} {disk.path}"), "")]
+
+    def write_back(self, lab: Any, disk: Disk, image: str) -> Sequence[Command]:
+        return [Command(("bash", "-ec", f"test -h {disk.path} || cp {disk.path} {image}"), "")]
 
     def clone(self, lab: Any, image: str, disk: Disk) -> Sequence[Command]:
         self.calls.append(disk.vm)
@@ -110,5 +121,8 @@ def make_site(directory: Path, monkeypatch: pytest.MonkeyPatch, drivers: Sequenc
     for driver in drivers:
         for store in (driver.image_store, driver.system_store):
             (lab.datastores / str(store)).mkdir()
-    known = {"system": Picture("random", lambda path, _: edge.random_data(path, SIZE))}
+    known = {
+        "system": Picture("random", lambda path, _: edge.random_data(path, SIZE)),
+        "system-contiguous": site.pictures(directory, False)["system-contiguous"],
+    }
     return lab, Site(lab, known)  # type: ignore[arg-type]

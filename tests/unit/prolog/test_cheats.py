@@ -7,9 +7,11 @@ from typing import List
 
 import pytest
 
+from bench.comparison import checks
 from bench.comparison.method import Bench, situations
 from bench.comparison.scenarios import Case
 from bench.comparison.values import Cell, Report
+from bench.jobs import WrongContent
 from tests.unit.prolog.stage import HONEST, SIZE, Shell, make_site
 
 CHEATS = {
@@ -23,6 +25,15 @@ CHEATS = {
     "adds a byte": (HONEST + '; printf x >>"$disk"', f"had {SIZE + 1} bytes"),
     "makes no disk": ("true", "there was no disk"),
     "makes a directory": ('mkdir "$disk"', "the disk"),
+    "links to the image": ('ln -s "$image" "$disk"', "no regular file"),
+    "gives the image a second name": ('ln "$image" "$disk"', "has 2 names"),
+    "links to a directory that is shared": (
+        'mkdir -p "${image%/*}/x"; cp "$image" "${image%/*}/x/disk.0"; rmdir "${disk%/*}"; '
+        'ln -s "${image%/*}/x" "${disk%/*}"',
+        "no regular file",
+    ),
+    "makes a disk that nobody can read": (HONEST + '; chmod 000 "$disk"', "mode 0000"),
+    "makes a disk that nobody can write": (HONEST + '; chmod 440 "$disk"', "mode 0440"),
     "fails": (HONEST + "; echo no room left >&2; exit 3", "exit code 3: no room left"),
 }
 
@@ -88,3 +99,28 @@ def test_what_fails_only_sometimes_is_still_shown(tmp_path: Path, monkeypatch: p
     cell = run(tmp_path, monkeypatch, odd, rounds=4)
     assert cell.runs and cell.failures
     assert not cell.sound
+
+
+def test_a_disk_of_another_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Shell("stranger", HONEST, 10)
+    driver.owner += 1
+    cell = run(tmp_path, monkeypatch, driver)
+    assert cell.runs == [] and "cannot read and write it" in cell.failures[0]
+
+
+def test_two_disks_that_are_one_file_are_found(tmp_path: Path) -> None:
+    (tmp_path / "disk").touch()
+    (tmp_path / "other").touch()
+    seen = [checks.Seen.of(tmp_path / name) for name in ("disk", "other", "disk")]
+    checks.check_apart("x", seen[:2])
+    with pytest.raises(WrongContent, match="two of 3 disks are the same file"):
+        checks.check_apart("x", seen)
+
+
+@pytest.mark.parametrize("link", ["ln -s", "ln"])
+def test_what_a_cheat_has_linked_to_is_not_emptied_with_its_vm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    run(tmp_path, monkeypatch, Shell("cheat", f'{link} "$image" "$disk"', 10))
+    assert (tmp_path / "datastores/10/system").stat().st_size == SIZE
+    assert list((tmp_path / "datastores/11").iterdir()) == []

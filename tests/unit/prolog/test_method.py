@@ -103,6 +103,28 @@ def test_many_vms_and_disks_are_all_made_and_checked(tmp_path: Path, monkeypatch
     assert len(driver.calls) == 2 * 3 * 2 and len(set(driver.calls)) == 2 * 3
 
 
+@pytest.mark.parametrize("linked", ["cp", "ln -s"])
+def test_a_persistent_image_is_linked_and_its_change_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: str
+) -> None:
+    """A driver whose disks lie beside the images makes a symbolic link, and has nothing to bring back."""
+    driver = Shell("other", HONEST, 20)
+    driver.linked = linked
+    if linked == "ln -s":
+        monkeypatch.setattr(driver, "persistent", lambda lab, disk, image: (lab.fe, disk.path, image))
+    report = measure(tmp_path, monkeypatch, [driver], Case("writeback", "contiguous", change="contiguous"), rounds=2)
+    (cell,) = report.cells
+    assert (cell.failures, len(cell.runs), driver.calls) == ([], 2, [])
+
+
+def test_a_link_to_something_else_is_no_persistent_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Shell("other", HONEST, 20)
+    driver.linked = "ln -s /etc/passwd #"
+    monkeypatch.setattr(driver, "persistent", lambda lab, disk, image: (lab.fe, disk.path, image))
+    report = measure(tmp_path, monkeypatch, [driver], Case("writeback", "contiguous", change="contiguous"), rounds=1)
+    assert report.cells[0].runs == [] and report.cells[0].failures
+
+
 def test_nothing_is_left_of_a_vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure(tmp_path, monkeypatch, [Shell("fastcopy", HONEST, 10)], Case("cold"), rounds=1)
     assert list((tmp_path / "datastores/11").iterdir()) == []

@@ -110,8 +110,16 @@ def test_every_stock_driver_is_called_as_one_tm_calls_it() -> None:
             f"/one/var/remotes/tm/{driver.tm}/clone", "fe:/ds/210/x", "host1:/ds/211/7/disk.0", "7",
             str(driver.image_store),
         )  # fmt: skip
+        (link,) = driver.link(_Lab(), "/ds/210/x", disk)  # type: ignore[arg-type]
+        assert link.argv == (f"/one/var/remotes/tm/{driver.tm}/ln", *clone.argv[1:])
         (back,) = driver.write_back(_Lab(), disk, "/ds/210/x")  # type: ignore[arg-type]
         assert back.argv[1:3] == ("host1:/ds/211/7/disk.0", "/ds/210/x")
+
+
+def test_the_restated_driver_links_a_persistent_image_as_it_clones_one() -> None:
+    (restated,) = [one for one in all_drivers(kernel_nfs=False) if one.name == "ssh-pipeline"]
+    disk = Disk("host1", "/ds/211/7/disk.0", 7)
+    assert restated.link(_Lab(), "/x", disk) == restated.clone(_Lab(), "/x", disk)  # type: ignore[arg-type]
 
 
 def test_only_a_kernel_mount_is_compared_and_what_is_restated_says_so() -> None:
