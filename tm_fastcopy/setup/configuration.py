@@ -19,12 +19,13 @@ Undo = Callable[[str, Sequence[Mapping[str, str]]], Tuple[str, List[Hand]]]
 
 @dataclass(frozen=True)
 class Edited:
-    """A file as it is and as it is to be."""
+    """A file as it is and as it is to be, and how edits of its kind are taken back."""
 
     path: Path
     before: str
     after: str
     plan: Plan
+    undo: Undo
 
     @property
     def diff(self) -> str:
@@ -35,17 +36,17 @@ class Edited:
 def planned(layout: Layout, image_tm: Sequence[str], threads: Optional[int]) -> List[Edited]:
     """What the driver needs in oned.conf and vmm_execrc."""
     found = []
-    for path, plan in (
-        (layout.oned_conf, lambda text: onedconf.plan(text, image_tm, threads)),
-        (layout.vmm_execrc, execrc.plan),
+    for path, plan, undo in (
+        (layout.oned_conf, lambda text: onedconf.plan(text, image_tm, threads), onedconf.undo),
+        (layout.vmm_execrc, execrc.plan, execrc.undo),
     ):
         if path.exists():
             text = _text(_read(path))
             made: Plan = plan(text)
-            found.append(Edited(path, text, made.apply(text), made))
+            found.append(Edited(path, text, made.apply(text), made, undo))
         else:
             nothing = Plan(by_hand=[Hand(f"there is no {path}", f'{execrc.VARIABLE}="{" ".join(execrc.PAIRS)}"')])
-            found.append(Edited(path, "", "", nothing))
+            found.append(Edited(path, "", "", nothing, undo))
     return found
 
 
@@ -67,16 +68,37 @@ def edit(edited: Edited, ledger: Ledger, ledger_path: Path) -> Path:
     return backup
 
 
+def forget(files: Sequence[Edited], ledger: Ledger) -> bool:
+    """Drop the records of what is not in the files any more (an administrator has taken it out, or a package has
+    brought another file), so that they are not taken for something else later.  Whether there were any."""
+    dropped = False
+    for edited in files:
+        records = ledger.edits.get(str(edited.path), [])
+        nothing: Tuple[str, List[Hand]] = (edited.before, [])
+        needed = [record for record in records if edited.undo(edited.before, [record]) != nothing]
+        if edited.path.exists() and needed != records:
+            ledger.edits[str(edited.path)] = needed
+            dropped = True
+    return dropped
+
+
 def unedited(layout: Layout, ledger: Ledger) -> List[Tuple[Edited, List[Hand]]]:
-    """The files without our edits, as far as they are there."""
+    """The files without our edits, as far as they are there; and where they name the driver even so, for an
+    administrator: he has changed what we put in, or written it himself."""
     found = []
-    for path, undo in ((layout.oned_conf, onedconf.undo), (layout.vmm_execrc, execrc.undo)):
-        records = ledger.edits.get(str(path), [])
-        if records and path.exists():
+    for path, undo, left in ((layout.oned_conf, onedconf.undo, onedconf.left), (layout.vmm_execrc, execrc.undo, None)):
+        if path.exists():
             text = _text(_read(path))
-            after, by_hand = undo(text, records)
-            found.append((Edited(path, text, after, Plan()), by_hand))
+            after, by_hand = undo(text, ledger.edits.get(str(path), []))
+            named = {_place(hand) for hand in by_hand}
+            by_hand += [hand for hand in (left(after) if left else []) if _place(hand) not in named]
+            found.append((Edited(path, text, after, Plan(), undo), by_hand))
     return found
+
+
+def _place(hand: Hand) -> str:
+    """What a hand is about, without the line: that has moved with what was taken out."""
+    return hand.why.split(" (line")[0]
 
 
 def unedit(edited: Edited, ledger: Ledger) -> List[Path]:

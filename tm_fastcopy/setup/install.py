@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterator, List, MutableMapping, NamedTuple, Se
 from .. import __version__
 from ..core.errors import FastcopyError, Refused
 from . import configuration, release, wheels
+from .edits import Hand
 from .layout import Layout
 from .ledger import LEDGER, Ledger, link, own, replace
 from .lock import alone
@@ -223,6 +224,9 @@ class Installer:
         """
         pending = [item for item in edited if item.diff]
         changed = False
+        forgotten = self.words.enable and not self.words.dry_run and configuration.forget(edited, self.ledger)
+        if forgotten:
+            self.ledger.write(self.path)
         for item in pending:
             if self.words.dry_run:
                 print(f"\nwould edit {item.path}{'' if self.words.enable else ', with --enable'}:")
@@ -238,12 +242,17 @@ class Installer:
         for item in edited:
             for advice in item.plan.advice:
                 print(f"\nAdvice: {advice}")
-            for hand in item.plan.by_hand:
-                print(f"\nTo be done by hand in {item.path}: {hand.why}")
-                print("".join(f"    {line}\n" for line in hand.lines.splitlines()), end="")
+            show_by_hand(item.path, item.plan.by_hand)
         if not pending and not any(item.plan.by_hand for item in edited):
             print("oned.conf and vmm_execrc name fastcopy: nothing to change there")
         return changed
+
+
+def show_by_hand(path: Path, by_hand: Sequence[Hand]) -> None:
+    """Say what is left to an administrator in a file."""
+    for hand in by_hand:
+        print(f"\nTo be done by hand in {path}: {hand.why}")
+        print("".join(f"    {line}\n" for line in hand.lines.splitlines()), end="")
 
 
 def do_all(changes: List[Change]) -> None:

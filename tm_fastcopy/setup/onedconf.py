@@ -346,3 +346,53 @@ def _undo_threads(text: str, value: Value, start: int, end: int, inserted: str, 
     if text.startswith(inserted, value.start):
         return text[: value.start] + text[value.start + len(inserted) :]
     return text  # an administrator has set another number
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+def left(text: str) -> List[Hand]:
+    """The places where *text* names the driver, each with what stands there: for an administrator to take out."""
+    try:
+        attributes = parse(text)
+    except Unreadable as error:
+        lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
+        mentioned = any(NAME in line for line in lines)
+        return [Hand(f"oned.conf cannot be read ({error}): take {NAME} out of it yourself")] if mentioned else []
+    found: List[Hand] = []
+    for item in attributes:
+        if item.name == "TM_MAD":
+            found += _left_in_arguments(text, item, "d", options.TM)
+        elif item.name == "DATASTORE_MAD":
+            found += _left_in_arguments(text, item, "s", options.DATASTORE)
+        elif item.name == "TM_MAD_CONF":
+            found += _left_in_conf(text, item)
+    return found
+
+
+def _left_in_arguments(text: str, item: Attribute, letter: str, names: Dict[str, str]) -> List[Hand]:
+    found = []
+    for value in (pair.value for pair in item.all("ARGUMENTS")):
+        raw = text[value.start : value.end]
+        where = f"the ARGUMENTS of {item.name} (line {line_of(text, value.start)})"
+        try:
+            lists = [option for option in options.read(raw, names) if option.letter == letter and NAME in option.items]
+        except options.Unclear:
+            if NAME in re.split(r"[\s,=\\\"']+", raw):
+                found.append(Hand(f"{where} are not understood, and name {NAME}: take it out", raw))
+        else:
+            found += [Hand(f"{where} name {NAME} in -{letter}: take it out", option.text) for option in lists]
+    return found
+
+
+def _left_in_conf(text: str, item: Attribute) -> List[Hand]:
+    if item.get("NAME") == NAME:
+        where = f"line {line_of(text, item.start)}"
+        return [Hand(f"TM_MAD_CONF of {NAME} ({where}) is still there: remove it", text[item.start : item.end])]
+    found = []
+    for value in (pair.value for pair in item.all("TM_MAD_SYSTEM")):
+        if NAME in [word.strip() for word in value.text.split(",")]:
+            where = f"line {line_of(text, value.start)}"
+            why = f"TM_MAD_SYSTEM of {item.get('NAME')} ({where}) names {NAME}: take it out"
+            found.append(Hand(why, value.text))
+    return found

@@ -25,7 +25,8 @@ from ..core.errors import FastcopyError, Refused
 from ..frontend.oned import NoAnswer, Oned
 from ..frontend.places import Places
 from . import configuration, usage
-from .install import add_one_location, report
+from .edits import Hand
+from .install import add_one_location, report, show_by_hand
 from .layout import Layout
 from .ledger import LEDGER, Ledger
 from .lock import alone
@@ -99,9 +100,7 @@ class Uninstaller:
                 print(f"edit {edited.path}:")
                 print(edited.diff, end="")
             self.kept += [f"{path} (a backup)" for path in configuration.unedit(edited, self.ledger)]
-            for hand in by_hand:
-                print(f"\nTo be done by hand in {edited.path}: {hand.why}")
-                print("".join(f"    {line}\n" for line in hand.lines.splitlines()), end="")
+            show_by_hand(edited.path, by_hand)
         self._end_daemon()
         for path in self._put():
             if self.ledger.is_ours(path):
@@ -140,11 +139,12 @@ class Uninstaller:
         except KeyError:
             return os.geteuid()
 
-    def _show(self, undone: Sequence[Tuple[configuration.Edited, object]]) -> None:
-        for edited, _ in undone:
+    def _show(self, undone: Sequence[Tuple[configuration.Edited, List[Hand]]]) -> None:
+        for edited, by_hand in undone:
             if edited.diff:
                 print(f"would edit {edited.path}:")
                 print(edited.diff, end="")
+            show_by_hand(edited.path, by_hand)
         for path in self._put():
             if os.path.lexists(path):
                 changed = not self.ledger.is_ours(path)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.setup.test_layout import tree
 from tm_fastcopy.setup import configuration, ledger
 from tm_fastcopy.setup.install import make_directory
+from tm_fastcopy.setup.layout import Layout
+from tm_fastcopy.setup.ledger import Ledger
 
 STAMP = "2026-01-02T03-04-05Z"
 SECRET = b'DB = [ PASSWD = "secret" ]\n'
@@ -111,3 +114,80 @@ def test_a_directory_is_made_and_never_a_link_followed(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "mkdir", mkdir)
     make_directory(tmp_path / "new")
     assert victim.stat().st_mode & 0o777 == 0o700
+
+
+# -- what is written down, and what is left ----------------------------------------------------------------------------
+
+BY_HAND = '''\
+TM_MAD = [ ARGUMENTS = "-t 15 -d ssh" ]
+DATASTORE_MAD = [ ARGUMENTS = "-d fs -s ssh" ]
+TM_MAD_CONF = [
+    NAME = "fastcopy", SHARED = "NO"
+]
+'''
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout(tree(tmp_path / "one"))
+    made.oned_conf.write_text(BY_HAND)
+    made.vmm_execrc.parent.mkdir()
+    made.vmm_execrc.write_text('LIVE_DISK_SNAPSHOTS="kvm-ssh"\n')
+    return made
+
+
+def enable(layout: Layout, known: Ledger) -> None:
+    """What install.sh --enable does to the two files."""
+    files = configuration.planned(layout, [], None)
+    configuration.forget(files, known)
+    for edited in files:
+        if edited.diff:
+            configuration.edit(edited, known, layout.oned_conf.with_name("installed.json"))
+
+
+def test_what_an_administrator_wrote_by_hand_is_named_with_its_line_also_without_records(layout: Layout) -> None:
+    layout.vmm_execrc.write_text('A=1\nLIVE_DISK_SNAPSHOTS="kvm-ssh kvm-fastcopy"\n')
+    named = [hand for _, by_hand in configuration.unedited(layout, Ledger()) for hand in by_hand]
+    assert [hand.why.split(":")[0] for hand in named] == [
+        "TM_MAD_CONF of fastcopy (line 3) is still there",
+        "vmm_execrc still names fastcopy",
+    ]
+    assert [edited.diff for edited, _ in configuration.unedited(layout, Ledger())] == ["", ""]
+
+
+def test_a_place_is_named_once(layout: Layout) -> None:
+    layout.oned_conf.write_text(BY_HAND.split("TM_MAD_CONF")[0])
+    known = Ledger()
+    enable(layout, known)
+    changed = layout.oned_conf.read_text().replace('DS_MIGRATE = "YES"', 'DS_MIGRATE = "NO"')
+    layout.oned_conf.write_text(changed)
+    (edited, by_hand), _ = configuration.unedited(layout, known)
+    assert "-s ssh\"" in edited.after
+    assert [hand.why.split(" (line")[0] for hand in by_hand] == ["TM_MAD_CONF of fastcopy"]
+
+
+def test_records_whose_text_is_gone_are_dropped_and_the_others_kept(layout: Layout) -> None:
+    layout.oned_conf.write_text(BY_HAND.split("TM_MAD_CONF")[0])
+    known = Ledger()
+    enable(layout, known)
+    first = known.edits[str(layout.oned_conf)]
+    assert {record["wish"] for record in first} == {"tm-driver", "ds-system", "conf"}
+    enable(layout, known)
+    assert known.edits[str(layout.oned_conf)] == first
+    # A package has brought a new file; and an administrator has written one list otherwise.
+    layout.oned_conf.write_text('TM_MAD = [ ARGUMENTS = "-d" ]\nDATASTORE_MAD = [ ARGUMENTS = "-s fastcopy , ssh" ]\n')
+    enable(layout, known)
+    kept = known.edits[str(layout.oned_conf)]
+    assert [record["wish"] for record in kept] == ["ds-system", "conf"]
+    assert kept[0] == first[1]
+
+
+def test_nothing_is_dropped_while_a_file_is_missing_or_cannot_be_read(layout: Layout) -> None:
+    layout.oned_conf.write_text(BY_HAND.split("TM_MAD_CONF")[0])
+    known = Ledger()
+    enable(layout, known)
+    before = {path: list(records) for path, records in known.edits.items()}
+    layout.vmm_execrc.unlink()
+    layout.oned_conf.write_text("TM_MAD = [")
+    enable(layout, known)
+    assert known.edits == before

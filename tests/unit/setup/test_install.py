@@ -161,3 +161,26 @@ def test_hosts_without_wheels_are_named_with_the_command_to_run(one: Path, capsy
         assert line.startswith("There are no wheels for hosts with cp39-x86_64:") and "install.sh --renew" in line
     assert run(one, "--hosts", "cp311-x86_64") == 0
     assert "no wheels" not in capsys.readouterr().out
+
+
+def test_records_of_what_is_gone_are_dropped_with_enable_only(one: Path) -> None:
+    path = one / "etc/oned.conf"
+    path.write_text('TM_MAD = [ ARGUMENTS = "-d ssh" ]\nDATASTORE_MAD = [ ARGUMENTS = "-s ssh" ]\n')
+    assert run(one, "--enable") == 0
+    assert len(ledger(one).edits[str(path)]) == 3
+    path.write_text('TM_MAD = [ ARGUMENTS = "-d ssh" ]\nTM_MAD_CONF = [ NAME = "fastcopy", SHARED = "NO" ]\n')
+    for words, wishes in [((), {"tm-driver", "ds-system", "conf"}), (("--enable",), {"tm-driver", "conf"})]:
+        assert run(one, *words) == 0
+        assert {record["wish"] for record in ledger(one).edits[str(path)]} == wishes
+
+
+def test_a_dry_run_of_the_uninstaller_names_what_is_left_to_be_done_by_hand(
+    one: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(one) == 0
+    (one / "etc/oned.conf").write_text('TM_MAD = [ ARGUMENTS = "-d ssh,fastcopy" ]\n')
+    monkeypatch.setattr(uninstall.Uninstaller, "check", lambda _: None)
+    for words in (("--dry-run",), ()):
+        assert uninstall.main(["--one-location", str(one), *words]) == 0
+        said = f"To be done by hand in {one}/etc/oned.conf: the ARGUMENTS of TM_MAD (line 1) name fastcopy in -d"
+        assert said in capsys.readouterr().out

@@ -244,3 +244,68 @@ def test_a_value_is_the_last_of_its_name() -> None:
     assert onedvalues.single(text, "SCRIPTS_REMOTE_DIR", "/c") == "/b"
     assert onedvalues.single("PORT = 1", "SCRIPTS_REMOTE_DIR", "/c") == "/c"
     assert onedvalues.single("PORT", "SCRIPTS_REMOTE_DIR", "/c") == "/c"
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "lines"),
+    [
+        (
+            '\nTM_MAD = [ ARGUMENTS = "-t 15 -d ssh,fastcopy" ]',
+            "the ARGUMENTS of TM_MAD (line 2) name fastcopy in -d",
+            "ssh,fastcopy",
+        ),
+        (
+            'DATASTORE_MAD = [\n ARGUMENTS = "-s fastcopy -d fs" ]',
+            "the ARGUMENTS of DATASTORE_MAD (line 2) name fastcopy in -s",
+            "fastcopy",
+        ),
+        (
+            'DATASTORE_MAD = [ ARGUMENTS = "-s fastcopy -s ssh" ]',
+            "the ARGUMENTS of DATASTORE_MAD (line 1) name fastcopy in -s",
+            "fastcopy",
+        ),
+        (
+            'TM_MAD = [ ARGUMENTS = "-t 15 --odd ssh,fastcopy" ]',
+            "the ARGUMENTS of TM_MAD (line 1) are not understood, and name fastcopy",
+            "-t 15 --odd ssh,fastcopy",
+        ),
+        (
+            '# mine\nTM_MAD_CONF = [ NAME = "fastcopy",\n SHARED = "NO" ]',
+            "TM_MAD_CONF of fastcopy (line 2) is still there: remove it",
+            'TM_MAD_CONF = [ NAME = "fastcopy",\n SHARED = "NO" ]',
+        ),
+        (
+            'TM_MAD_CONF = [\n NAME = "qcow2",\n TM_MAD_SYSTEM = "ssh, fastcopy" ]',
+            "TM_MAD_SYSTEM of qcow2 (line 3) names fastcopy",
+            "ssh, fastcopy",
+        ),
+        ('TM_MAD = [ ARGUMENTS = "-d fastcopy"\nX', "oned.conf cannot be read (line 2", ""),
+    ],
+)
+def test_a_place_that_still_names_the_driver_is_named(text: str, why: str, lines: str) -> None:
+    (hand,) = onedconf.left(text)
+    assert why in hand.why
+    assert hand.lines == lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STOCK,
+        "# fastcopy\n" + STOCK,
+        'TM_MAD = [ ARGUMENTS = "-d fastcopy2,notfastcopy" ]\n',
+        'DATASTORE_MAD = [ ARGUMENTS = "-d fastcopy -s ssh" ]\n',  # no list of TM drivers
+        'TM_MAD = [ ARGUMENTS = "-d ssh"\n# fastcopy\nX',
+    ],
+)
+def test_nothing_is_named_where_the_driver_is_not(text: str) -> None:
+    assert onedconf.left(text) == []
+
+
+@given(texts(), wishes)
+def test_after_the_inverse_only_what_was_there_before_is_named(text: str, wish: tuple[List[str], int | None]) -> None:
+    plan = onedconf.plan(text, *wish)
+    assert onedconf.left(undone(plan.apply(text), plan)) == onedconf.left(text)
