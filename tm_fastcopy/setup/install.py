@@ -32,6 +32,10 @@ ACTIONS = (
 """What oned asks an image datastore's driver for with a system datastore's name behind it (TransferManager.cc)."""
 
 
+ADAPTED = ("fastcopyd.service", "fastcopy.logrotate")
+"""Files of the system that an administrator may adapt; what he has changed is left."""
+
+
 class Change(NamedTuple):
     """One thing to be done."""
 
@@ -46,9 +50,15 @@ class Installer:
         self.layout, self.words = layout, words
         self.path = layout.library / LEDGER
         self.ledger = Ledger.read(self.path) or Ledger()
+        self.user = words.user or self.ledger.user or "oneadmin"
+        try:
+            pwd.getpwnam(self.user)
+        except KeyError:
+            raise Refused(f"there is no user {self.user}: name the one that oned runs as (--user)") from None
+        self.left: List[str] = []
         self.replaced: List[Callable[[], object]] = []
         self.image_tm = sorted({*self.ledger.image_tm, *words.image_tm})
-        self.wanted = release.Wanted(sys.executable, words.user, words.wheelhouse, tuple(words.hosts), words.renew)
+        self.wanted = release.Wanted(sys.executable, self.user, words.wheelhouse, tuple(words.hosts), words.renew)
         self.renew = words.renew or not release.up_to_date(layout, self.wanted)
 
     # -- what there is to do -----------------------------------------------------------------------------------------
@@ -66,8 +76,12 @@ class Installer:
             yield Change(f"mend the links in {self.layout.library}", self._links)
         for name, path in self.layout.system_files.items():
             if path.parent.is_dir():
-                text = self.layout.render((wheels.sources() / "install" / name).read_text(), self.words.user)
-                yield from self._file(path, text.encode(), 0o644)
+                text = self.layout.render((wheels.sources() / "install" / name).read_text(), self.user)
+                changed = str(path) in self.ledger.files and os.path.lexists(path) and not self.ledger.is_ours(path)
+                if changed and name in ADAPTED:
+                    self.left.append(f"{path} was changed, and is left as it is: {self.layout.library}/share/{name}")
+                else:
+                    yield from self._file(path, text.encode(), _mode(path) if name in ADAPTED else 0o644)
         yield from self._configuration()
         yield from self._remotes()
         for tm in self.image_tm:
@@ -121,11 +135,11 @@ class Installer:
     def _configuration(self) -> Iterator[Change]:
         """The administrator's file: made if it is missing, renewed as long as it is what we put there."""
         path, content = self.layout.configuration, (wheels.sources() / "install" / "fastcopy.yaml").read_bytes()
-        if path.exists() and not self.ledger.is_ours(path):
+        if os.path.lexists(path) and not self.ledger.is_ours(path):
             return
         yield from self._directory(path.parent.parent)
         yield from self._directory(path.parent)
-        yield from self._file(path, content, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        yield from self._file(path, content, _mode(path))
 
     def _remotes(self) -> Iterator[Change]:
         """Entry points, one by one and each in one step: at no time is one missing.  What they mean to each other (the
@@ -174,6 +188,8 @@ class Installer:
                 print(f"would {change.text}")
         elif changes or (self.words.enable and any(item.diff for item in edited)):
             self._do(changes)
+        for what in self.left:
+            print(f"{what} is this version's")
         if not changes:
             print(f"fastcopy {__version__} is installed in {self.layout.library}: nothing to change there")
         edits = self._configure(edited)
@@ -183,7 +199,7 @@ class Installer:
         return 0
 
     def _do(self, changes: List[Change]) -> None:
-        self.ledger.version, self.ledger.user, self.ledger.image_tm = __version__, self.words.user, self.image_tm
+        self.ledger.version, self.ledger.user, self.ledger.image_tm = __version__, self.user, self.image_tm
         for path in (self.layout.library, self.layout.releases):
             if not path.is_dir():
                 make_directory(path)
@@ -195,8 +211,8 @@ class Installer:
             for forget in self.replaced:
                 forget()
             self.ledger.write(self.path)
-        if changes and self.layout.system_files and Path("/run/systemd/system").is_dir():
-            subprocess.run(["systemctl", "daemon-reload"], check=False)
+        if changes and self.layout.system_files:
+            tell_systemd()
 
     def _lacking(self) -> None:
         """The kinds of hosts that cannot be served."""
@@ -212,7 +228,7 @@ class Installer:
         if edited:
             print("  systemctl restart opennebula    oned reads its configuration when it starts")
         if changed:
-            print(f"  onehost sync --force            as {self.words.user}: brings the driver's probe to the hosts")
+            print(f"  onehost sync --force            as {self.user}: brings the driver's probe to the hosts")
             if self.layout.one:
                 print(f"  {self.layout.library}/share has a unit for systemd and rules for logrotate, if you want them")
             else:
@@ -246,6 +262,17 @@ class Installer:
         if not pending and not any(item.plan.by_hand for item in edited):
             print("oned.conf and vmm_execrc name fastcopy: nothing to change there")
         return changed
+
+
+def _mode(path: Path) -> int:
+    """Of a file that is an administrator's, too: as he has it."""
+    return path.stat().st_mode & 0o777 if path.exists() else 0o644
+
+
+def tell_systemd() -> None:
+    """Have systemd read its units anew, where it runs."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "daemon-reload"], check=False)
 
 
 def show_by_hand(path: Path, by_hand: Sequence[Hand]) -> None:
@@ -286,7 +313,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="take packages from DIR and use no network")
     parser.add_argument("--dry-run", action="store_true", help="change nothing; show what would be done")
     parser.add_argument("--enable", action="store_true", help="edit oned.conf and vmm_execrc, so that oned knows it")
-    parser.add_argument("--user", default="oneadmin", help="the user that oned runs as (default: oneadmin)")
+    parser.add_argument("--user", help="the user that oned runs as (default: as said the last time, or oneadmin)")
     text = "image datastores of these drivers may go with system datastores of fastcopy: shared, qcow2"
     parser.add_argument("--image-tm", default="", metavar="LIST", help=text)
     parser.add_argument("--threads", type=int, metavar="N", help="transfers that one_tm runs at once (its -t)")
@@ -307,10 +334,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         words.wheelhouse = words.wheelhouse.resolve()
         if not any(words.wheelhouse.glob("*.whl")):
             raise Refused(f"--wheelhouse {words.wheelhouse} holds no wheels: install/wheels.sh makes one")
-    try:
-        pwd.getpwnam(words.user)
-    except KeyError:
-        raise Refused(f"there is no user {words.user}: name the one that oned runs as (--user)") from None
     return words
 
 

@@ -26,7 +26,7 @@ from ..frontend.oned import NoAnswer, Oned
 from ..frontend.places import Places
 from . import configuration, usage
 from .edits import Hand
-from .install import add_one_location, report, show_by_hand
+from .install import add_one_location, report, show_by_hand, tell_systemd
 from .layout import Layout
 from .ledger import LEDGER, Ledger
 from .lock import alone
@@ -182,8 +182,8 @@ class Uninstaller:
             time.sleep(0.05)
 
     def _tell(self, edited: bool) -> None:
-        if self.layout.system_files and Path("/run/systemd/system").is_dir():
-            subprocess.run(["systemctl", "daemon-reload"], check=False)
+        if self.layout.system_files:
+            tell_systemd()
         print("\nfastcopy is removed from this front-end.")
         for name in self.kept:
             print(f"  kept: {name}")

@@ -14,6 +14,7 @@ from tests.unit.setup.test_layout import tree
 from tm_fastcopy.core.errors import FastcopyError, Refused
 from tm_fastcopy.frontend.bundle import WHEELS
 from tm_fastcopy.setup import install, release, uninstall
+from tm_fastcopy.setup.layout import Layout
 from tm_fastcopy.setup.ledger import LEDGER, Ledger
 
 
@@ -184,3 +185,85 @@ def test_a_dry_run_of_the_uninstaller_names_what_is_left_to_be_done_by_hand(
         assert uninstall.main(["--one-location", str(one), *words]) == 0
         said = f"To be done by hand in {one}/etc/oned.conf: the ARGUMENTS of TM_MAD (line 1) name fastcopy in -d"
         assert said in capsys.readouterr().out
+
+
+# -- what an administrator changed, and what was said before -----------------------------------------------------------
+
+
+@pytest.fixture
+def system(one: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Files of the system, as an OpenNebula from packages has them."""
+    (one / "system").mkdir()
+    names = ("fastcopyd.service", "fastcopy.logrotate", "fastcopy.bash-completion")
+    found = {name: one / "system" / name for name in names}
+    monkeypatch.setattr(Layout, "system_files", found)
+    monkeypatch.setattr(install, "tell_systemd", lambda: None)
+    return found
+
+
+def test_a_unit_and_rules_of_logrotate_that_were_changed_are_left_and_that_is_said(
+    one: Path, system: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(one) == 0
+    before = {name: path.read_text() for name, path in system.items()}
+    for path in system.values():
+        path.write_text("mine\n")
+    capsys.readouterr()
+    assert run(one) == 0
+    said = capsys.readouterr().out
+    for name in ("fastcopyd.service", "fastcopy.logrotate"):
+        assert system[name].read_text() == "mine\n"
+        assert f"{system[name]} was changed, and is left as it is: {one}/lib/fastcopy/share/{name}" in said
+    assert system["fastcopy.bash-completion"].read_text() == before["fastcopy.bash-completion"]
+    assert "replace, though it was changed, " + str(system["fastcopy.bash-completion"]) in said
+
+
+def test_a_unit_as_an_older_version_had_it_is_renewed_and_its_mode_kept(one: Path, system: dict[str, Path]) -> None:
+    assert run(one) == 0
+    path = system["fastcopyd.service"]
+    now = path.read_text()
+    path.write_text("older\n")
+    path.chmod(0o640)
+    known = ledger(one)
+    known.add_file(path, b"older\n")
+    known.write(one / "lib/fastcopy" / LEDGER)
+    assert run(one) == 0
+    assert (path.read_text(), path.stat().st_mode & 0o777) == (now, 0o640)
+
+
+def test_a_unit_of_others_is_refused_as_before(one: Path, system: dict[str, Path]) -> None:
+    system["fastcopyd.service"].write_text("theirs\n")
+    with pytest.raises(Refused, match="was not put there by this installer"):
+        run(one)
+
+
+def test_the_configuration_that_an_administrator_made_a_link_is_left(one: Path) -> None:
+    assert run(one) == 0
+    path = one / "etc/tm/fastcopy/fastcopy.yaml"
+    path.rename(path.with_name("mine.yaml"))
+    for target in ("mine.yaml", "not-there-yet.yaml"):
+        path.symlink_to(target)
+        assert run(one) == 0
+        assert os.readlink(path) == target
+        path.unlink()
+
+
+def test_the_user_is_remembered(one: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = []
+    monkeypatch.setattr(release, "up_to_date", lambda _, what: wanted.append(what.user) or True)
+    assert install.main(["--one-location", str(one), "--user", "nobody"]) == 0
+    (one / "bin/fastcopy").unlink()
+    assert install.main(["--one-location", str(one)]) == 0
+    assert wanted == ["nobody", "nobody"]
+    assert ledger(one).user == "nobody"
+    assert "as nobody: brings the driver's probe" in capsys.readouterr().out
+    assert run(one) == 0 and wanted[-1] == getpass.getuser()
+
+
+@pytest.mark.parametrize("words", [(), ("--user", "no-such-user")])
+def test_a_user_that_is_not_there_is_refused(one: Path, words: tuple[str, ...]) -> None:
+    known = Ledger(user="no-such-user")
+    (one / "lib/fastcopy").mkdir()
+    known.write(one / "lib/fastcopy" / LEDGER)
+    with pytest.raises(Refused, match="there is no user no-such-user"):
+        install.main(["--one-location", str(one), *words])
