@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import functools
 import shlex
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from bench.comparison import cloud, machine, nfs, opennebula, output
 from bench.comparison.drivers import FASTCOPY, PIPELINE, Driver, Nfs, all_drivers
 from bench.comparison.forecast import in_words
 from bench.comparison.method import Bench, Tell, situations
+from bench.comparison.report import rounds_text
 from bench.comparison.scenarios import Case, scenarios
 from bench.comparison.site import Site, pictures
 from bench.comparison.values import OURS, Report
@@ -105,7 +105,12 @@ def _lab(options: argparse.Namespace, command: str) -> int:
         site = Site(lab, pictures(options.images, real))
         try:
             with _progress() as tell:
-                save = functools.partial(output.save, made, options.json)
+
+                def save() -> None:
+                    made.method["rounds"] = rounds_text(made, options.rounds, options.budget)
+                    made.seconds = time.monotonic() - began
+                    output.save(made, options.json)
+
                 Bench(site, drivers, options.rounds, made, tell, options.budget, save).run(todo)
         except KeyboardInterrupt:
             made.notes.append("interrupted: what follows was not measured")
@@ -118,6 +123,7 @@ def _lab(options: argparse.Namespace, command: str) -> int:
 
 def finish(made: Report, options: argparse.Namespace) -> int:
     """Print the report, and write the files that were asked for."""
+    made.method["rounds"] = rounds_text(made, options.rounds, options.budget)
     output.write(made, options.json, options.html)
     ours = [cell for cell in made.cells if cell.driver == OURS]
     return 1 if any(cell.failures for cell in ours) or not any(cell.runs for cell in made.cells) else 0
@@ -153,7 +159,7 @@ def _report(
     options: argparse.Namespace, command: str, drivers: Sequence[Driver], checkout: Optional[Path]
 ) -> Report:
     method = {
-        "rounds": f"{options.rounds} that count after one that warms up; drivers take turns",
+        "rounds": "",  # known when they are over
         "images": "synthetic" if options.synthetic else "Debian 12 of 4 GiB, and synthetic ones",
         "cold": "the driver has forgotten the image, and cached pages of all datastores are dropped",
         "durable": "a sync of the file system has ended, too",

@@ -1,9 +1,9 @@
 """Who runs when, and what counts.
 
-In each case, drivers take turns, round by round, and begin each round one further on; what the machine does meanwhile
-hits all alike. The first round warms up (daemon, logins, programs in memory), is watched for memory, and does not
-count. A driver that is slow gets fewer rounds, and the report says how many. A driver that fails twice in a case is
-not tried there again, and the case shows the failure.
+In each case, drivers take turns, round by round, and begin each round and each case one further on; what the machine
+does meanwhile hits all alike. The first round warms up (daemon, logins, programs in memory), is watched for memory,
+and does not count. A driver that is slow gets fewer rounds, and the report says how many. A driver that fails twice in
+a case is not tried there again, and the case shows the failure.
 """
 
 from __future__ import annotations
@@ -56,10 +56,19 @@ def situations(cases: Iterable[Case], file_systems: Sequence[str], links: Sequen
     return found + [Situation(case, file_systems[0], f"uplink {case.uplink}") for case in chosen if case.uplink]
 
 
-def turns(drivers: Sequence[Driver], rounds: int) -> List[Tuple[int, Driver]]:
-    """(round, driver) in order: round 0 warms up, and each round begins with another driver."""
+def firsts(todo: Sequence[Situation]) -> List[int]:
+    """The driver that begins in each situation: another one in the next case, file system and link.
+
+    Not just the next one in each: of two drivers, the same would then be first in every case on a file system of two.
+    """
+    axes = [list(dict.fromkeys(values)) for values in zip(*((one.case, one.fs, one.link) for one in todo))]
+    return [sum(axis.index(value) for axis, value in zip(axes, (one.case, one.fs, one.link))) for one in todo]
+
+
+def turns(drivers: Sequence[Driver], rounds: int, first: int = 0) -> List[Tuple[int, Driver]]:
+    """(round, driver) in order: round 0 warms up and begins with driver *first*, the next round with the next one."""
     count = len(drivers)
-    return [(turn, drivers[(turn + place) % count]) for turn in range(rounds + 1) for place in range(count)]
+    return [(turn, drivers[(first + turn + place) % count]) for turn in range(rounds + 1) for place in range(count)]
 
 
 class Bench:
@@ -81,7 +90,10 @@ class Bench:
 
     def run(self, todo: Sequence[Situation]) -> None:
         """Measure everything."""
-        orders = [turns(self._present(situation, todo), self._rounds) for situation in todo]
+        # Cases, too, begin with another driver each: where one round counts, rounds alone would rotate nothing.
+        orders = [
+            turns(self._present(situation, todo), self._rounds, first) for situation, first in zip(todo, firsts(todo))
+        ]
         for place, (situation, order) in enumerate(zip(todo, orders)):
             rest = zip(todo[place + 1 :], orders[place + 1 :])
             self._situation(situation, order, [one.key(driver.name) for one, later in rest for _, driver in later])

@@ -36,7 +36,8 @@ def render(made: Report) -> str:
         "<h1>How long a VM's disks take to be there</h1>",
         f'<p class="about">{_text(made.started)}, {made.seconds:.0f} s, <code>{_text(made.command)}</code></p>',
         _table(text.matrix(made)),
-        "<p>In parentheses: how many times fastcopy's figure it is. In [brackets]: shown, not compared.</p>",
+        "<p>In parentheses: how many times fastcopy's figure it is; n=1: it rests on one run. In [brackets]: shown, "
+        "not compared.</p>",
     ]
     for title, svg in plots(made):
         parts.append(f"<h2>{_text(title)}</h2>\n{svg}")

@@ -54,7 +54,7 @@ def matrix(report: Report) -> Table:
     headings = [name if report.headline(name) else f"[{name}]" for name in drivers]
     table = Table(
         "scenario", "host", "link", *(f"{name} s" for name in headings), text_columns=(0, 1, 2),
-        title="prolog: median seconds to the exit of the entry point (times fastcopy's)",
+        title="prolog: median seconds to the exit of the entry point (times fastcopy's; n=1: of one run)",
     )  # fmt: skip
     for place in report.places():
         ours = report.ours(place)
@@ -75,7 +75,23 @@ def _in_matrix(cell: Optional[Cell], times: Optional[float]) -> str:
         return "not run"
     seconds = cell.middle("prolog")
     text = f"{seconds:g}" if cell.whole_seconds else seconds_text(seconds)
-    return f"{text} ({times:.1f}x)" if times is not None else text
+    about = [*([f"{times:.1f}x"] if times is not None else []), *(["n=1"] if len(cell.runs) == 1 else [])]
+    return f"{text} ({', '.join(about)})" if about else text
+
+
+def rounds_text(report: Report, asked: int, budget: float) -> str:
+    """How many rounds count, as it has really happened. *asked*: in each case; *budget*: seconds of a driver in one."""
+    fewer = sum(len(cell.runs) < asked and not cell.failures for cell in report.cells)
+    text = (
+        f"{asked} that count after one that warms up; drivers take turns, and each round and each case begins with "
+        "another"
+    )
+    if fewer:
+        text += (
+            f"; {fewer} of {len(report.cells)} cells have fewer, as the driver had used its {budget:.0f} s there "
+            "or the bench was ended (n=1: one run, which has no spread)"
+        )
+    return text
 
 
 def details(report: Report) -> Table:
@@ -149,19 +165,18 @@ def rates(report: Report) -> Table:
 
 
 def slower(report: Report) -> List[str]:
-    """A sentence for each cell in which a rival is faster than our driver."""
+    """A sentence for each cell in which a rival that is compared is faster than our driver."""
     found = []
     for place in report.places():
         ours = report.ours(place)
         for one in report.drivers:
             cell = report.cell(place, one.name)
             times = ratio(cell, ours)
-            if cell is None or ours is None or times is None or times >= 1:
+            if cell is None or ours is None or times is None or times >= 1 or not one.headline:
                 continue
-            aside = "" if one.headline else " (not compared in the headline)"
             found.append(
                 f"{title_of(*place[:2])}, {place[2]}, {place[3]}: {one.name} takes "
-                f"{seconds_text(cell.middle('prolog'))} s, fastcopy {seconds_text(ours.middle('prolog'))} s{aside}"
+                f"{seconds_text(cell.middle('prolog'))} s, fastcopy {seconds_text(ours.middle('prolog'))} s"
             )
     return found
 

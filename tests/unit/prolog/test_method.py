@@ -9,7 +9,7 @@ import pytest
 
 from bench.comparison.forecast import Forecast, in_words
 from bench.comparison.meters import cpu_of
-from bench.comparison.method import Bench, situations, turns
+from bench.comparison.method import Bench, firsts, situations, turns
 from bench.comparison.scenarios import WARM, Case, scenarios
 from bench.comparison.values import Report
 from bench.comparison.work import phases_of
@@ -24,6 +24,29 @@ def order(rounds: int, *names: str) -> str:
 def test_drivers_take_turns_and_each_round_begins_with_another() -> None:
     assert order(2, "A", "B", "C") == "0A 0B 0C 1B 1C 1A 2C 2A 2B"
     assert order(1, "A") == "0A 1A"
+
+
+def test_the_next_case_begins_with_another_driver_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the same driver would be first in every case of which the budget leaves one round."""
+    drivers = [Shell("fastcopy", HONEST, 10), Shell("other", HONEST, 20)]
+    _, site = make_site(tmp_path, monkeypatch, drivers)
+    told: List[str] = []
+    report = Report("", "", {}, {}, {}, [driver.contestant for driver in drivers])
+    bench = Bench(site, drivers, 1, report, lambda what, left: told.append(what), 60.0)
+    bench.run(situations([Case("one"), Case("two"), Case("three")], ["xfs"], ["none"]))
+    assert [what.split(": ")[1] for what in told if what.endswith("round 1")] == [
+        "other, round 1", "fastcopy, round 1", "fastcopy, round 1", "other, round 1", "other, round 1",
+        "fastcopy, round 1",
+    ]  # fmt: skip
+
+
+def test_no_driver_is_first_in_all_cases_on_a_file_system() -> None:
+    todo = situations([Case("one"), Case("two"), Case("three")], ["xfs", "ext4"], ["none"])
+    begun = {(one.case.scenario, one.fs): first % 2 for one, first in zip(todo, firsts(todo))}
+    assert begun == {
+        ("one", "xfs"): 0, ("one", "ext4"): 1, ("two", "xfs"): 1, ("two", "ext4"): 0, ("three", "xfs"): 0,
+        ("three", "ext4"): 1,
+    }  # fmt: skip
 
 
 def test_situations_are_all_combinations_and_an_uplink_is_a_link_of_its_own() -> None:

@@ -21,12 +21,26 @@ def row(text: str, *words: str) -> str:
 def test_the_matrix_has_medians_and_how_many_times_ours_they_are() -> None:
     line = row(report.matrix(fixed()).render(), "cold")
     cells = [text.strip() for text in line.strip("|").split("|")]
-    assert cells == ["cold", "xfs", "1gbit", "2.00", "10.00 (5.0x)", "20.00"]
+    assert cells == ["cold", "xfs", "1gbit", "2.00", "10.00 (5.0x)", "20.00 (n=1)"]
+
+
+def test_a_figure_of_one_run_says_so_beside_its_ratio() -> None:
+    line = row(report.matrix(fixed()).render(), "growth, 16 MiB")
+    cells = [text.strip() for text in line.strip("|").split("|")]
+    assert cells[3:5] == ["0.100 (n=1)", "1.00 (10.0x, n=1)"]
+
+
+def test_the_rounds_that_did_not_happen_are_counted() -> None:
+    made = fixed()
+    assert "fewer" not in report.rounds_text(made, 1, 120.0)
+    text = report.rounds_text(made, 3, 120.0)
+    # Failed ones are shown as such: what is left out here was left out on purpose.
+    assert text.startswith("3 that count") and "7 of 10 cells have fewer" in text and "120 s" in text
 
 
 def test_what_is_no_headline_is_marked_and_not_compared() -> None:
     text = report.matrix(fixed()).render()
-    assert "[shared] s" in text and "20.00 (" not in text
+    assert "[shared] s" in text and "20.00 (n=1)" in text and "x" not in row(text, "20.00").split("20.00")[1]
 
 
 def test_a_failed_run_is_shown_as_failed_and_compared_with_nothing() -> None:
@@ -48,6 +62,12 @@ def test_details_have_spread_bound_and_costs() -> None:
 
 def test_cells_in_which_a_rival_is_faster_are_named() -> None:
     assert report.slower(fixed()) == ["warm, xfs, 1gbit: ssh takes 0.750 s, fastcopy 1.50 s"]
+
+
+def test_what_is_compared_with_nothing_is_not_among_those_that_are_faster() -> None:
+    made = fixed()
+    made.drivers[1] = Contestant("ssh", "stock ssh", headline=False)
+    assert report.slower(made) == []
 
 
 def test_phases_are_means_and_what_they_leave_is_said() -> None:
@@ -122,7 +142,7 @@ def test_whole_seconds_are_compared_only_where_they_mean_something(ours: int, th
     made = cloudy(ours, theirs)
     assert report.ratio(made.cells[1], made.cells[0]) == times
     assert f"{ours}" in row(report.matrix(made).render(), "cold")
-    assert ("x)" in report.render(made)) == (times is not None)
+    assert ("x, n=1)" in report.render(made)) == (times is not None)
     page.render(made)
 
 
