@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from bench.comparison import cloud, machine, nfs, opennebula, output
 from bench.comparison.drivers import FASTCOPY, PIPELINE, Driver, Nfs, all_drivers
 from bench.comparison.forecast import in_words
-from bench.comparison.method import Bench, Tell, situations
+from bench.comparison.method import Bench, Situation, Tell, situations
 from bench.comparison.report import rounds_text
 from bench.comparison.scenarios import Case, scenarios
 from bench.comparison.site import Site, pictures
@@ -38,14 +38,15 @@ from bench.testbed import Lab, LabConfig, LabError
 from bench.testbed.links import bits
 
 _FS = ("xfs", "ext4")
+_FAILURES = (LabError, WrongContent, tools.Unable, OSError, ValueError, subprocess.SubprocessError)
 _QUICK = ("cold", "warm", "tiny", "incompressible", "update", "stampede", "multidisk", "writeback", "fanout", "growth")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Measure and print; 0 if every run of our driver was right, 1 if one was not, or nothing could be measured."""
+    """Measure and print; 0 if every run of our driver was right, 1 if not or if it ended early, 130 if interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parse(given)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _handle_signals()
     try:
         if options.command == "list":
             print(_list(), end="")
@@ -53,16 +54,22 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.cloud:
             return cloud.main(options, given)
         return _lab(options, f"bench/prolog {shlex.join(given)}")
-    except (LabError, WrongContent, tools.Unable, OSError, ValueError, subprocess.SubprocessError) as error:
+    except _FAILURES as error:
         print(f"prolog: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("prolog: interrupted; the lab is gone", file=sys.stderr)
+        print("prolog: interrupted", file=sys.stderr)
         return 130
 
 
+def _handle_signals() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # what nohup has arranged stays so
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends it as Ctrl-C does: what was measured is shown, and the lab is taken away."""
+    """SIGTERM and SIGHUP end it as Ctrl-C does: what was measured is shown, and the lab is taken away."""
     raise KeyboardInterrupt
 
 
@@ -79,11 +86,11 @@ def _list() -> str:
 
 
 def _lab(options: argparse.Namespace, command: str) -> int:
+    output.check(options.json, options.html)
     checkout = opennebula.find(options.stock_remotes)
     drivers = _drivers(options, checkout)
     cases = _cases(options)
-    real = not options.synthetic
-    if real:
+    if not options.synthetic:
         for name in ("debian", "debian-v2"):
             catalogue.make(name, options.images)
     count = max((case.hosts for case in cases), default=1)
@@ -95,6 +102,32 @@ def _lab(options: argparse.Namespace, command: str) -> int:
     todo = situations(cases, options.fs, options.link)
     made = _report(options, command, drivers, checkout if config.opennebula else None)
     began = time.monotonic()
+    code = 0
+    try:
+        _measure(options, config, drivers, todo, made)
+    except KeyboardInterrupt:
+        made.notes.append("interrupted: what follows was not measured")
+        code = 130
+    except _FAILURES as error:
+        if not made.cells:
+            raise  # there is nothing to show
+        made.notes.append(f"ended early: {error}")
+        code = 1
+    made.seconds = time.monotonic() - began
+    return max(code, finish(made, options))
+
+
+def _measure(
+    options: argparse.Namespace, config: LabConfig, drivers: Sequence[Driver], todo: Sequence[Situation], made: Report
+) -> None:
+    """Fill the report in a lab that is taken away again, whatever happens."""
+    began = time.monotonic()
+
+    def save() -> None:
+        made.method["rounds"] = rounds_text(made, options.rounds, options.budget)
+        made.seconds = time.monotonic() - began
+        output.save(made, options.json)
+
     with Lab.up(config) as lab:
         if config.opennebula:
             opennebula.check(lab)
@@ -102,23 +135,14 @@ def _lab(options: argparse.Namespace, command: str) -> int:
             driver.set_up(lab)
             if isinstance(driver, Nfs):
                 nfs.start(lab, (driver.image_store, driver.system_store), driver.kernel)
-        site = Site(lab, pictures(options.images, real))
+        site = Site(lab, pictures(options.images, not options.synthetic))
         try:
             with _progress() as tell:
-
-                def save() -> None:
-                    made.method["rounds"] = rounds_text(made, options.rounds, options.budget)
-                    made.seconds = time.monotonic() - began
-                    output.save(made, options.json)
-
                 Bench(site, drivers, options.rounds, made, tell, options.budget, save).run(todo)
-        except KeyboardInterrupt:
-            made.notes.append("interrupted: what follows was not measured")
-        unknown = sorted(set(lab.oned.unknown_calls))
-        if unknown:
-            made.notes.append(f"drivers asked the stand-in for oned what it does not know: {', '.join(unknown)}")
-    made.seconds = time.monotonic() - began
-    return finish(made, options)
+        finally:
+            unknown = sorted(set(lab.oned.unknown_calls))
+            if unknown:
+                made.notes.append(f"drivers asked the stand-in for oned what it does not know: {', '.join(unknown)}")
 
 
 def finish(made: Report, options: argparse.Namespace) -> int:

@@ -438,6 +438,7 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
     """Ask, measure, print; 0 if all went well and nothing was left behind."""
     if not options.image or not options.host:
         raise CloudError("--cloud needs --image ID and --host NAME, each at least once")
+    output.check(options.json, options.html)
     api = OnedApi(os.environ)
     plan = make_plan(api, options.image, options.host, options.datastore or [], options.rounds + 1)
     if plan.count > options.most:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Set, Tuple
 
 from bench.comparison.bounds import Bounds, travels
 from bench.comparison.drivers import Disk, Driver
@@ -25,6 +25,7 @@ from bench.jobs import WrongContent, settle
 from bench.testbed import LabError
 
 _PATIENCE = 2  # failures of one driver in one case
+_FAILURES = (WrongContent, LabError, OSError, ValueError, subprocess.SubprocessError)  # that spoil one measurement
 
 Tell = Callable[[str, float], None]
 """Is told what comes next, and how many seconds everything will still take (0: not known)."""
@@ -96,12 +97,23 @@ class Bench:
         ]
         for place, (situation, order) in enumerate(zip(todo, orders)):
             rest = zip(todo[place + 1 :], orders[place + 1 :])
-            self._situation(situation, order, [one.key(driver.name) for one, later in rest for _, driver in later])
+            left = [one.key(driver.name) for one, later in rest for _, driver in later]
+            self._try(situation, "", lambda: self._situation(situation, order, left))  # noqa: B023 - called at once
 
     def _present(self, situation: Situation, todo: Sequence[Situation]) -> List[Driver]:
         """The drivers of a case: one whose disks are not on the host is the same on every file system."""
         again = situation.fs != todo[0].fs
         return [driver for driver in self._drivers if driver.on_host or not again]
+
+    def _try(self, situation: Situation, what: str, work: Callable[[], Any]) -> Any:
+        """What *work* returns; None, and a note, if it fails: one measurement must not cost all others."""
+        try:
+            return work()
+        except _FAILURES as error:
+            case = situation.case
+            words = case.scenario, case.variant, situation.fs, situation.link, what
+            self._report.notes.append(f"{', '.join(word for word in words if word)}: {error}")
+            return None
 
     # -- one case --------------------------------------------------------------------------------------------
 
@@ -119,8 +131,8 @@ class Bench:
         lab.uplink(case.uplink)
         try:
             if not case.uplink:
-                self._bounds.ssh(link, hosts[0])
-            bound = self._bounds.of(case, situation.fs, link, hosts)
+                self._try(situation, "rates of ssh", lambda: self._bounds.ssh(link, hosts[0]))
+            bound = self._try(situation, "bound", lambda: self._bounds.of(case, situation.fs, link, hosts))
             data = travels(site, case) if case.change else sum(map(site.data, case.images)) * case.vms * case.hosts
             cells: Dict[str, Cell] = {}
             for driver in dict.fromkeys(driver for _, driver in order):
@@ -142,8 +154,8 @@ class Bench:
                     self._forecast.add(situation.key(driver.name), self._clock() - began)
         finally:
             lab.uplink(None)
-            self._site.trim()
-            self._save()
+            self._try(situation, "fstrim", self._site.trim)
+            self._try(situation, "what was measured could not be saved", self._save)
 
     def _turn(self, turn: int, driver: Driver, case: Case, hosts: Sequence[str], cell: Cell) -> None:
         try:
@@ -155,7 +167,7 @@ class Bench:
             with Memory(nodes, driver.resident) as memory:
                 self._once(driver, case, hosts)
             cell.peak_front_end, cell.peak_hosts = memory.peaks["front-end"], memory.peaks["hosts"]
-        except (WrongContent, LabError, OSError, ValueError, subprocess.SubprocessError) as error:
+        except _FAILURES as error:
             cell.failures.append(f"{'round ' + str(turn) if turn else 'warm-up'}: {error}")
 
     # -- one turn --------------------------------------------------------------------------------------------

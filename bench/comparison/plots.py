@@ -20,8 +20,8 @@ _UNSOUND = "x"  # the marker of a cell in which a run failed
 Place = Tuple[str, str, str, str]
 
 
-def plots(report: Report) -> List[Tuple[str, str]]:
-    """(title, SVG) of every plot for which there is something to show."""
+def library() -> Any:
+    """matplotlib. ValueError where it is not installed."""
     # Imported here: whoever wants no page needs no matplotlib.
     try:
         import matplotlib
@@ -29,6 +29,12 @@ def plots(report: Report) -> List[Tuple[str, str]]:
         raise ValueError(
             "--html needs matplotlib, which is not installed: pip install 'tm-fastcopy[bench]', or leave --html out"
         ) from None
+    return matplotlib
+
+
+def plots(report: Report) -> List[Tuple[str, str]]:
+    """(title, SVG) of every plot for which there is something to show."""
+    matplotlib = library()
     matplotlib.use("svg")
     matplotlib.rcParams.update({
         "svg.fonttype": "none", "svg.hashsalt": "fastcopy", "font.size": 10, "font.family": "sans-serif",

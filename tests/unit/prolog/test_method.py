@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
-from typing import List
+from typing import Any, List, Sequence
 
 import pytest
 
+from bench.comparison import bounds
 from bench.comparison.forecast import Forecast, in_words
 from bench.comparison.meters import cpu_of
 from bench.comparison.method import Bench, firsts, situations, turns
 from bench.comparison.scenarios import WARM, Case, scenarios
-from bench.comparison.values import Report
+from bench.comparison.values import Bound, Report
 from bench.comparison.work import phases_of
+from bench.testbed import LabError
 from tests.unit.prolog.stage import HONEST, SIZE, Shell, make_site
 
 
@@ -203,3 +206,80 @@ def test_what_was_measured_is_saved_after_every_case(tmp_path: Path, monkeypatch
     cases = [Case("cold"), Case("again")]
     Bench(site, [driver], 1, report, lambda what, left: None, 60.0, save).run(situations(cases, ["xfs"], ["none"]))
     assert seen == [1, 2]
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reflinks", [True, False])
+def test_a_copy_is_the_median_of_several_of_a_durable_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reflinks: bool
+) -> None:
+    """Pages that are still to be written would be counted to the first copy."""
+    lab, site = make_site(tmp_path, monkeypatch, [])
+    done: List[str] = []
+    original, times = lab.hosts["host1"].run, iter([0.0, 1.0, 10.0, 19.0, 20.0, 22.0])
+
+    def run(argv: Sequence[Any], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        words = [str(word).replace("always", "auto") for word in argv]
+        if "--reflink=always" in argv and not reflinks:
+            return subprocess.CompletedProcess(words, 1, b"", b"")
+        done.append(str(argv[1]))
+        return original(words, **options)
+
+    def clock() -> float:
+        done.append("clock")
+        return next(times)
+
+    monkeypatch.setattr(lab.hosts["host1"], "run", run)
+    monkeypatch.setattr(bounds.os, "fsync", lambda fd: done.append("fsync"))
+    assert bounds.copy_bound(site, "host1", "system", clock) == Bound(
+        2.0, "reflink on the host" if reflinks else "copy on the host"
+    )
+    assert done.index("fsync") < done.index("clock") and done.count("clock") == 6
+    assert sorted(path.name for path in lab.datastores.iterdir()) == [".bench"]
+
+
+# -- what fails outside a turn ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["line_rate", "disk_rate", "ssh_rates"])
+def test_a_bound_that_cannot_be_measured_is_a_note_and_drivers_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    driver = Shell("fastcopy", HONEST, 10)
+    _, site = make_site(tmp_path, monkeypatch, [driver])
+
+    def broken(lab: object, host: str) -> float:
+        raise LabError("no such program")
+
+    monkeypatch.setattr(bounds, what, broken)
+    report = Report("", "", {}, {}, {}, [driver.contestant])
+    todo = situations([Case("one"), Case("two")], ["xfs"], ["none"])
+    Bench(site, [driver], 1, report, lambda what, left: None, 60.0).run(todo)
+    assert [len(cell.runs) for cell in report.cells] == [1, 1]
+    assert all((cell.bound is None) == (what != "ssh_rates") for cell in report.cells)
+    assert report.notes and all("no such program" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("what", ["trim", "save", "rate"])
+def test_what_fails_around_a_case_is_a_note_and_the_next_one_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    driver = Shell("fastcopy", HONEST, 10)
+    lab, site = make_site(tmp_path, monkeypatch, [driver])
+    hits: List[int] = []
+
+    def broken(*_: object) -> None:
+        hits.append(1)
+        if len(hits) == 1:
+            raise OSError("no space left")
+
+    if what != "save":
+        monkeypatch.setattr(site if what == "trim" else lab, what, broken)
+    report = Report("", "", {}, {}, {}, [driver.contestant])
+    todo = situations([Case("one"), Case("two")], ["xfs"], ["none"])
+    save = broken if what == "save" else lambda: None
+    Bench(site, [driver], 1, report, lambda what, left: None, 60.0, save).run(todo)
+    assert [len(cell.runs) for cell in report.cells] == ([1] if what == "rate" else [1, 1])
+    assert len(report.notes) == 1 and "no space left" in report.notes[0]
