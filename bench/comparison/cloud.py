@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import http.client
 import os
+import re
 import shlex
 import signal
 import sys
@@ -105,11 +106,13 @@ class _Safe(xmlrpc.client.SafeTransport):
 
 @dataclass(frozen=True)
 class Place:
-    """Where VMs of one image are made: a system datastore and a host."""
+    """Where VMs of one image are made: a system datastore and a host. *row*: what it is compared in."""
 
+    row: str
     image: int
     megabytes: int
-    driver: str
+    driver: str  # the image datastore's: what oned calls for a disk of it
+    system_driver: str
     datastore: int
     datastore_name: str
     host: int
@@ -135,16 +138,21 @@ class Plan:
             "waits for its prolog, and deletes it:"
         ]
         lines += [
-            f"  {self.rounds} x image {place.image} ({place.megabytes} MB, driver {place.driver}) in datastore "
+            f"  {self.rounds} x image {place.image} ({place.megabytes} MB, driver {name_of(place)}) in datastore "
             f"{place.datastore} ({place.datastore_name}) on {place.host_name}"
             for place in self.places
         ]
         return "\n".join(lines)
 
 
-def make_plan(api: Api, images: Sequence[int], hosts: Sequence[str], stores: Sequence[int], rounds: int) -> Plan:
-    """Every image in every system datastore that fits its own, on every host. CloudError if something is not there.
+def make_plan(
+    api: Api, rows: Sequence[Mapping[int, str]], hosts: Sequence[str], stores: Sequence[int], rounds: int
+) -> Plan:
+    """Every image in every system datastore that fits its own, on every host.
 
+    CloudError if something is not there, or cannot be compared.
+
+    rows -- ids of images that are compared with each other, with the driver that each is said to have ("": any)
     stores -- ids of system datastores to use; none: all that fit
     """
     datastores = _by_id(api("one.datastorepool.info"), "DATASTORE")
@@ -155,11 +163,14 @@ def make_plan(api: Api, images: Sequence[int], hosts: Sequence[str], stores: Seq
         if _text(known[name], "STATE") != "2":
             raise CloudError(f"the host {name} is not in state MONITORED, so no VM can be deployed there")
     places: List[Place] = []
-    for number in images:
+    for row, number, wanted in [(one, *image) for one in rows for image in one.items()]:
         image = _parse(api("one.image.info", number, False))
         if int(_text(image, "STATE")) not in READY or _text(image, "PERSISTENT") == "1":
             raise CloudError(f"image {number} is not ready, or is persistent: give one that VMs can be cloned from")
         home = datastores[int(_text(image, "DATASTORE_ID"))]
+        driver = _text(home, "TM_MAD")
+        if wanted and driver != wanted:
+            raise CloudError(f"image {number} has the driver {driver}, not {wanted}")
         fitting = [
             item for key, item in sorted(datastores.items())
             if _text(item, "TYPE") == "1" and (not stores or key in stores) and fits(home, item)
@@ -170,12 +181,23 @@ def make_plan(api: Api, images: Sequence[int], hosts: Sequence[str], stores: Seq
                 "system datastore that was asked for fits it"
             )
         places += [
-            Place(number, int(_text(image, "SIZE")), _text(item, "TM_MAD"), int(_text(item, "ID")), _text(item, "NAME"),
-                  int(_text(known[name], "ID")), name)
+            Place(
+                _row_of(row), number, int(_text(image, "SIZE")), driver, _text(item, "TM_MAD"), int(_text(item, "ID")),
+                _text(item, "NAME"), int(_text(known[name], "ID")), name,
+            )
             for item in fitting
             for name in hosts
         ]  # fmt: skip
+    for row in rows:
+        if len({place.driver for place in places if place.image in row}) < len(row):
+            raise CloudError(f"two of the {_row_of(row)} have the same driver: each has its own column")
+        if len({place.megabytes for place in places if place.image in row}) > 1:
+            raise CloudError(f"the {_row_of(row)} are not of the same size, so they are not the same image")
     return Plan(places, rounds)
+
+
+def _row_of(row: Mapping[int, str]) -> str:
+    return f"image{'s' if len(row) > 1 else ''} {', '.join(map(str, row))}"
 
 
 def fits(image_store: ElementTree.Element, system_store: ElementTree.Element) -> bool:
@@ -370,7 +392,7 @@ def _all_rounds(
             cell = cells.get((place, variant))
             if cell is None:
                 data = place.megabytes * 2**20
-                cell = Cell(f"image {place.image}", variant, name, place.host_name, CLOUD, 1, data)
+                cell = Cell(place.row, variant, name, place.host_name, CLOUD, 1, data)
                 cells[place, variant] = cell
                 report.cells.append(cell)
             tell(f"round {turn + 1} of {plan.rounds}: image {place.image}, {name}, {place.host_name}")
@@ -418,15 +440,29 @@ def _ignore_signals() -> None:
 
 
 def name_of(place: Place) -> str:
-    """A driver in a datastore, as the report's columns name it."""
-    return f"{place.driver} ({place.datastore})"
+    """What ran, and in which system datastore, as the report's columns name it."""
+    other = "" if place.system_driver == place.driver else f" on {place.system_driver}"
+    return f"{place.driver}{other} ({place.datastore})"
+
+
+def images(text: str) -> Dict[int, str]:
+    """`5`, or `fastcopy=5,ssh=12`: ids with the drivers that they are said to have."""
+    pairs = [word.rpartition("=")[::2] for word in text.split(",")]
+    found = {int(number): driver for driver, number in pairs if re.fullmatch(r"[0-9]{1,9}", number)}
+    named = all(driver for driver, _ in pairs) if len(pairs) > 1 or "=" in text else True
+    if len(found) < len(pairs) or not named:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither ID nor DRIVER=ID,DRIVER=ID")
+    return found
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `--cloud`."""
     group = parser.add_argument_group("a real cloud")
     group.add_argument("--cloud", action="store_true", help="measure there, through the API (ONE_XMLRPC, ONE_AUTH)")
-    group.add_argument("--image", type=int, action="append", metavar="ID", help="image to deploy; may be repeated")
+    group.add_argument(
+        "--image", type=images, action="append", metavar="ID", help="image to deploy, or DRIVER=ID,DRIVER=ID: the same "
+        "content in datastores of these drivers, to be compared; may be repeated",
+    )  # fmt: skip
     group.add_argument("--host", action="append", metavar="NAME", help="host to deploy on; may be repeated")
     group.add_argument("--datastore", type=int, action="append", metavar="ID", help="system datastore (all that fit)")
     group.add_argument("--most", type=int, default=_MOST, metavar="N", help=f"VMs to create in all ({_MOST})")
@@ -452,7 +488,10 @@ def main(options: argparse.Namespace, given: Sequence[str]) -> int:
         return 1
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     names = {name_of(place): place for place in plan.places}
-    drivers = [Contestant(name, f"{place.driver} in datastore {place.datastore_name}") for name, place in names.items()]
+    drivers = [
+        Contestant(name, f"{name.rpartition(' ')[0]} in datastore {place.datastore_name}")
+        for name, place in names.items()
+    ]
     method = {
         "prolog": "PSTIME to PETIME of the history record, whole seconds",
         "oned": f"{api.endpoint}, version {api('one.system.version')}",

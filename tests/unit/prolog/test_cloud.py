@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ import pytest
 from bench.comparison import cloud
 from bench.comparison.__main__ import main
 from bench.comparison.cloud import CloudError, Machines, Plan, make_plan, measure
-from bench.comparison.values import Report
+from bench.comparison.report import matrix
+from bench.comparison.values import Contestant, Report
 from bench.testbed.oned import calls, life, objects
 
 
@@ -64,7 +66,7 @@ def report() -> Report:
 
 
 def test_the_plan_is_every_fitting_datastore_on_every_host() -> None:
-    plan = make_plan(Cloud(), [5], ["host1", "host2"], [], 3)
+    plan = make_plan(Cloud(), [{5: ""}], ["host1", "host2"], [], 3)
     assert [(place.driver, place.datastore, place.host_name) for place in plan.places] == [
         ("fastcopy", 0, "host1"), ("fastcopy", 0, "host2"),
     ]  # fmt: skip
@@ -75,22 +77,78 @@ def test_the_plan_is_every_fitting_datastore_on_every_host() -> None:
 def test_a_datastore_of_another_driver_fits_if_the_image_datastore_says_so() -> None:
     api = Cloud()
     api.state["datastores"]["1"]["TEMPLATE"]["TM_MAD_SYSTEM"] = "ssh, qcow2"
-    assert [place.datastore for place in make_plan(api, [5], ["host1"], [], 1).places] == [0, 100]
+    assert [place.datastore for place in make_plan(api, [{5: ""}], ["host1"], [], 1).places] == [0, 100]
     api.state["datastores"]["1"]["TEMPLATE"]["COMPATIBLE_SYS_DS"] = "100"
-    assert [place.datastore for place in make_plan(api, [5], ["host1"], [], 1).places] == [100]
+    assert [place.datastore for place in make_plan(api, [{5: ""}], ["host1"], [], 1).places] == [100]
+
+
+def with_stock() -> Cloud:
+    """A cloud in which image 12 is what 5 is, in a datastore of the stock driver."""
+    api = Cloud()
+    api.state["datastores"]["101"] = objects.datastore(101, "ds-101", "IMAGE", "ssh", "/ds/101", {})
+    api.state["images"]["12"] = objects.image(12, "debian-ssh", 101, "/ds/101/debian", 4096, "raw", False, "OS")
+    return api
+
+
+def test_images_of_two_drivers_are_one_row_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, made = with_stock(), report()
+    made.drivers = [Contestant(name, name) for name in ("fastcopy (0)", "ssh (100)")]
+    plan = make_plan(api, [cloud.images("fastcopy=5,ssh=12")], ["host1"], [], 2)
+    monkeypatch.setattr(Machines, "prolog", lambda self, number, place: {"fastcopy": 10.0, "ssh": 20.0}[place.driver])
+    measure(plan, machines(api), made, lambda what: None)
+    assert [(cell.scenario, cell.variant, cell.driver) for cell in made.cells] == [
+        ("images 5, 12", "first VM", "fastcopy (0)"), ("images 5, 12", "first VM", "ssh (100)"),
+        ("images 5, 12", "next VM", "fastcopy (0)"), ("images 5, 12", "next VM", "ssh (100)"),
+    ]  # fmt: skip
+    assert "20 (2.0x, n=1)" in matrix(made).render()
+
+
+def test_one_image_is_a_row_of_its_own() -> None:
+    places = make_plan(with_stock(), [cloud.images("5"), cloud.images("12")], ["host1"], [], 1).places
+    assert [place.row for place in places] == ["image 5", "image 12"]
+
+
+def test_a_cell_is_named_by_the_driver_that_ran() -> None:
+    """That is the image datastore's; the system datastore's is named where it is another one."""
+    api = Cloud()
+    api.state["datastores"]["1"]["TEMPLATE"]["TM_MAD_SYSTEM"] = "ssh"
+    places = make_plan(api, [{5: ""}], ["host1"], [], 1).places
+    assert [cloud.name_of(place) for place in places] == ["fastcopy (0)", "fastcopy on ssh (100)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ssh=5,fastcopy=12", "image 5 has the driver fastcopy, not ssh"),
+        ("fastcopy=5,fastcopy=6", "two of the images 5, 6 have the same driver"),
+        ("fastcopy=5,ssh=13", "are not of the same size"),
+    ],
+)
+def test_pairs_that_make_no_comparison_are_refused(text: str, words: str) -> None:
+    api = with_stock()
+    for number, store, size in ((6, 1, 4096), (13, 101, 10)):
+        api.state["images"][str(number)] = objects.image(number, f"{number}", store, "/x", size, "raw", False, "OS")
+    with pytest.raises(CloudError, match=words):
+        make_plan(api, [cloud.images(text)], ["host1"], [], 1)
+
+
+@pytest.mark.parametrize("text", ["", "x", "ssh=", "=5", "fastcopy=5,12", "5,12", "fastcopy=5,ssh=5", "-1"])
+def test_what_is_no_image_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="neither ID nor DRIVER=ID,"):
+        cloud.images(text)
 
 
 @pytest.mark.parametrize(
     ("images", "hosts", "stores", "words"),
     [
-        ([5], ["nowhere"], [], "no host nowhere"),
-        ([5], ["ill"], [], "not in state MONITORED"),
-        ([6], ["host1"], [], "6"),
-        ([5], ["host1"], [100], "no system datastore"),
+        ([{5: ""}], ["nowhere"], [], "no host nowhere"),
+        ([{5: ""}], ["ill"], [], "not in state MONITORED"),
+        ([{6: ""}], ["host1"], [], "6"),
+        ([{5: ""}], ["host1"], [100], "no system datastore"),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_is_created(
-    images: List[int], hosts: List[str], stores: List[int], words: str
+    images: List[Dict[int, str]], hosts: List[str], stores: List[int], words: str
 ) -> None:
     api = Cloud()
     with pytest.raises(CloudError, match=words):
@@ -101,7 +159,7 @@ def test_what_is_not_there_is_said_before_anything_is_created(
 def test_each_vm_is_timed_by_oned_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     api, made = Cloud(), report()
     clock = iter([100, 107])  # PSTIME and PETIME
-    plan = Plan(make_plan(api, [5], ["host1"], [], 1).places, 1)
+    plan = Plan(make_plan(api, [{5: ""}], ["host1"], [], 1).places, 1)
     monkeypatch.setattr(life.time, "time", lambda: next(clock, 200) if api.state["vms"] else 50)
     measure(plan, machines(api), made, lambda what: None)
     (cell,) = made.cells
@@ -114,14 +172,14 @@ def test_each_vm_is_timed_by_oned_and_deleted(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_first_vm_on_a_host_is_a_case_of_its_own() -> None:
     api, made = Cloud(), report()
-    measure(make_plan(api, [5], ["host1"], [], 4), machines(api), made, lambda what: None)
+    measure(make_plan(api, [{5: ""}], ["host1"], [], 4), machines(api), made, lambda what: None)
     assert [(cell.variant, len(cell.runs)) for cell in made.cells] == [("first VM", 1), ("next VM", 3)]
 
 
 def test_a_prolog_that_fails_is_shown_and_its_vm_deleted() -> None:
     api, made = Cloud(), report()
     api.code = 1
-    measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    measure(make_plan(api, [{5: ""}], ["host1"], [], 1), machines(api), made, lambda what: None)
     assert made.cells[0].runs == [] and "the prolog of VM 10000 failed" in made.cells[0].failures[0]
     assert api.alive() == []
 
@@ -137,7 +195,7 @@ def test_an_interrupt_leaves_no_vm(where: str) -> None:
             raise KeyboardInterrupt
 
     api.before = interrupt
-    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [{5: ""}], ["host1"], [], 3), machines(api), made, lambda what: None)
     assert (ending.interrupted, ending.left) == (True, False)
     assert hits and api.state["vms"] and api.alive() == []
     assert made.notes == ["interrupted; what had been created was deleted"]
@@ -156,7 +214,7 @@ def test_signals_end_it_and_a_second_one_does_not_stop_the_deletion(first: signa
                 os.kill(os.getpid(), number)
 
     api.before = kill
-    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [{5: ""}], ["host1"], [], 3), machines(api), made, lambda what: None)
     assert (ending.interrupted, ending.left, api.alive()) == (True, False, [])
     assert len(api.state["vms"]) == 1
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -172,7 +230,7 @@ def test_after_an_interrupt_nothing_is_said_to_be_gone_that_is_not() -> None:
             raise CloudError("not authorized")
 
     api.before = fail
-    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [{5: ""}], ["host1"], [], 3), machines(api), made, lambda what: None)
     assert (ending.interrupted, ending.left) == (True, True)
     assert made.notes[0].startswith("interrupted; not all") and "VM 10000 is still there" in made.notes[1]
 
@@ -185,7 +243,7 @@ def test_a_list_of_vms_that_cannot_be_read_leaves_the_names_to_look_for() -> Non
             raise CloudError("oned does not answer")
 
     api.before = fail
-    ending = measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [{5: ""}], ["host1"], [], 1), machines(api), made, lambda what: None)
     assert ending.left
     assert f"fastcopy-bench-{os.getpid()}-" in made.notes[0] and "oned does not answer" in made.notes[0]
 
@@ -209,7 +267,7 @@ def test_a_vm_whose_prolog_went_wrong_is_gone_before_the_next(how: str, monkeypa
         api.code = 1
     else:
         monkeypatch.setattr(api.life, "_prolog", lambda number, lines: None)
-    measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    measure(make_plan(api, [{5: ""}], ["host1"], [], 3), machines(api), made, lambda what: None)
     assert there == [[], [], []]
     assert sum(len(cell.failures) for cell in made.cells) == 3
 
@@ -217,7 +275,7 @@ def test_a_vm_whose_prolog_went_wrong_is_gone_before_the_next(how: str, monkeypa
 def test_what_was_measured_is_saved_after_every_vm() -> None:
     api, made, seen = Cloud(), report(), []
     save = lambda: seen.append(sum(len(cell.runs) for cell in made.cells))  # noqa: E731
-    measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None, save)
+    measure(make_plan(api, [{5: ""}], ["host1"], [], 3), machines(api), made, lambda what: None, save)
     assert seen == [1, 2, 3, 3]
 
 
@@ -233,7 +291,7 @@ def test_an_interrupt_while_a_vm_is_created_leaves_none_either(monkeypatch: pyte
         return done
 
     monkeypatch.setattr(api.life, "answer", interrupted)
-    ending = measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [{5: ""}], ["host1"], [], 1), machines(api), made, lambda what: None)
     assert ending.interrupted
     assert len(api.state["vms"]) == 1 and api.alive() == []
 
@@ -241,7 +299,7 @@ def test_an_interrupt_while_a_vm_is_created_leaves_none_either(monkeypatch: pyte
 def test_strangers_vms_are_left_alone() -> None:
     api, made = Cloud(), report()
     api("one.vm.allocate", 'NAME = "fastcopy-bench-other"\nDISK = [ IMAGE_ID = "5" ]', True)
-    measure(make_plan(api, [5], ["host1"], [], 1), machines(api), made, lambda what: None)
+    measure(make_plan(api, [{5: ""}], ["host1"], [], 1), machines(api), made, lambda what: None)
     assert api.alive() == ["fastcopy-bench-other"]
 
 
@@ -253,7 +311,7 @@ def test_a_vm_that_cannot_be_deleted_is_named_and_no_other_is_made() -> None:
             raise CloudError("oned refuses one.vm.recover: not authorized")
 
     api.before = refuse
-    ending = measure(make_plan(api, [5], ["host1"], [], 3), machines(api), made, lambda what: None)
+    ending = measure(make_plan(api, [{5: ""}], ["host1"], [], 3), machines(api), made, lambda what: None)
     assert "stopped" in made.notes[0] and len(api.state["vms"]) == 1
     assert "VM 10000 is still there" in made.notes[1] and "onevm recover --delete 10000" in made.notes[1]
     assert ending.left and [len(cell.runs) for cell in made.cells] == [1]
