@@ -135,7 +135,8 @@ class Bench:
             bound = self._try(situation, "bound", lambda: self._bounds.of(case, situation.fs, link, hosts))
             data = travels(site, case) if case.change else sum(map(site.data, case.images)) * case.vms * case.hosts
             cells: Dict[str, Cell] = {}
-            for driver in dict.fromkeys(driver for _, driver in order):
+            present = {driver.name for _, driver in order}
+            for driver in (driver for driver in self._drivers if driver.name in present):
                 cells[driver.name] = Cell(
                     case.scenario, case.variant, driver.name, situation.fs, link, case.hosts, data, bound
                 )

@@ -37,6 +37,7 @@ def test_the_next_case_begins_with_another_driver_too(tmp_path: Path, monkeypatc
     report = Report("", "", {}, {}, {}, [driver.contestant for driver in drivers])
     bench = Bench(site, drivers, 1, report, lambda what, left: told.append(what), 60.0)
     bench.run(situations([Case("one"), Case("two"), Case("three")], ["xfs"], ["none"]))
+    assert [cell.driver for cell in report.cells] == ["fastcopy", "other"] * 3  # the report's order stays the same
     assert [what.split(": ")[1] for what in told if what.endswith("round 1")] == [
         "other, round 1", "fastcopy, round 1", "fastcopy, round 1", "other, round 1", "other, round 1",
         "fastcopy, round 1",
