@@ -12,223 +12,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import http.client
 import os
-import re
 import shlex
 import signal
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
-import xmlrpc.client
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Protocol, Sequence, Set
-from xml.parsers.expat import ExpatError
+from typing import Callable, Dict, Iterator, List, Sequence, Set
 
 from bench.comparison import machine, output
+from bench.comparison.oned_api import Api, CloudError, OnedApi, parse, text_of
+from bench.comparison.places import NAME, Place, Plan, images, make_plan, name_of
 from bench.comparison.values import CLOUD, Cell, Contestant, Report, Run
 
 ACTIVE, DONE = 3, 6  # STATE
 BEFORE = (0, 1)  # LCM_STATE: nothing yet, or in the prolog
 FAILED = 39  # LCM_STATE: PROLOG_FAILURE
 DELETE = 3  # of one.vm.recover
-READY = (1, 2)  # IMAGE STATE: ready, used
-NAME = "fastcopy-bench"
-_ANSWER = 30.0  # seconds for oned to answer
 _POLL = 0.5  # seconds between two looks at a VM
 _MOST = 20  # VMs in all, unless more are asked for
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class CloudError(ValueError):
-    """Something about the cloud, or about what was asked of it, in one sentence."""
-
-
 class NotDeleted(CloudError):
     """A VM that was created cannot be deleted: no more may be created."""
-
-
-class Api(Protocol):
-    """oned's XML-RPC API."""
-
-    def __call__(self, method: str, *arguments: Any) -> Any:
-        """The value of a call. CloudError with oned's text if it fails."""
-
-
-class OnedApi:
-    """The API of the oned that the environment names, with the user's credentials."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.endpoint = environ.get("ONE_XMLRPC", "http://localhost:2633/RPC2")
-        if not self.endpoint.startswith(("http://", "https://")):
-            raise CloudError(f"ONE_XMLRPC is {self.endpoint!r}, which is no http address")
-        home = environ.get("HOME", "/var/lib/one")
-        auth = Path(environ.get("ONE_AUTH") or Path(home, ".one/one_auth"))
-        try:
-            self._credentials = auth.read_text().strip()
-        except OSError as error:
-            raise CloudError(f"the credentials for oned cannot be read: {auth}: {error.strerror}") from error
-
-    def __call__(self, method: str, *arguments: Any) -> Any:
-        """See Api."""
-        transport = (_Safe if self.endpoint.startswith("https") else _Plain)()
-        try:
-            with xmlrpc.client.ServerProxy(self.endpoint, transport=transport, allow_none=True) as proxy:
-                answer = getattr(proxy, method)(self._credentials, *arguments)
-        except (OSError, http.client.HTTPException) as error:
-            raise CloudError(f"oned does not answer at {self.endpoint} ({error}): is ONE_XMLRPC right?") from error
-        except (xmlrpc.client.Error, ExpatError, TypeError) as error:
-            raise CloudError(f"what answers at {self.endpoint} to {method} is not oned: {error}") from error
-        if not isinstance(answer, list) or len(answer) < 2:
-            raise CloudError(f"oned answers {method} with something that is no answer")
-        if not answer[0]:
-            raise CloudError(f"oned refuses {method}: {answer[1]}")
-        return answer[1]
-
-
-class _Plain(xmlrpc.client.Transport):
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = super().make_connection(host)
-        connection.timeout = _ANSWER
-        return connection
-
-
-class _Safe(xmlrpc.client.SafeTransport):
-    def make_connection(self, host: Any) -> http.client.HTTPSConnection:
-        connection = super().make_connection(host)
-        connection.timeout = _ANSWER
-        return connection
-
-
-# -- what will be done -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where VMs of one image are made: a system datastore and a host. *row*: what it is compared in."""
-
-    row: str
-    image: int
-    megabytes: int
-    driver: str  # the image datastore's: what oned calls for a disk of it
-    system_driver: str
-    datastore: int
-    datastore_name: str
-    host: int
-    host_name: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All places, and how many VMs are made at each, one after another."""
-
-    places: List[Place]
-    rounds: int
-
-    @property
-    def count(self) -> int:
-        """How many VMs in all."""
-        return len(self.places) * self.rounds
-
-    def words(self) -> str:
-        """What an administrator should know before it begins."""
-        lines = [
-            f"This creates {self.count} VMs named {NAME}-..., one at a time, each with 128 MB of memory and one disk, "
-            "waits for its prolog, and deletes it:"
-        ]
-        lines += [
-            f"  {self.rounds} x image {place.image} ({place.megabytes} MB, driver {name_of(place)}) in datastore "
-            f"{place.datastore} ({place.datastore_name}) on {place.host_name}"
-            for place in self.places
-        ]
-        return "\n".join(lines)
-
-
-def make_plan(
-    api: Api, rows: Sequence[Mapping[int, str]], hosts: Sequence[str], stores: Sequence[int], rounds: int
-) -> Plan:
-    """Every image in every system datastore that fits its own, on every host.
-
-    CloudError if something is not there, or cannot be compared.
-
-    rows -- ids of images that are compared with each other, with the driver that each is said to have ("": any)
-    stores -- ids of system datastores to use; none: all that fit
-    """
-    datastores = _by_id(api("one.datastorepool.info"), "DATASTORE")
-    known = {_text(item, "NAME"): item for item in _by_id(api("one.hostpool.info"), "HOST").values()}
-    for name in hosts:
-        if name not in known:
-            raise CloudError(f"oned has no host {name}; it has {', '.join(sorted(known)) or 'none'}")
-        if _text(known[name], "STATE") != "2":
-            raise CloudError(f"the host {name} is not in state MONITORED, so no VM can be deployed there")
-    places: List[Place] = []
-    for row, number, wanted in [(one, *image) for one in rows for image in one.items()]:
-        image = _parse(api("one.image.info", number, False))
-        if int(_text(image, "STATE")) not in READY or _text(image, "PERSISTENT") == "1":
-            raise CloudError(f"image {number} is not ready, or is persistent: give one that VMs can be cloned from")
-        home = datastores[int(_text(image, "DATASTORE_ID"))]
-        driver = _text(home, "TM_MAD")
-        if wanted and driver != wanted:
-            raise CloudError(f"image {number} has the driver {driver}, not {wanted}")
-        fitting = [
-            item for key, item in sorted(datastores.items())
-            if _text(item, "TYPE") == "1" and (not stores or key in stores) and fits(home, item)
-        ]  # fmt: skip
-        if not fitting:
-            raise CloudError(
-                f"image {number} lies in datastore {_text(home, 'ID')} with the driver {_text(home, 'TM_MAD')}, and no "
-                "system datastore that was asked for fits it"
-            )
-        places += [
-            Place(
-                _row_of(row), number, int(_text(image, "SIZE")), driver, _text(item, "TM_MAD"), int(_text(item, "ID")),
-                _text(item, "NAME"), int(_text(known[name], "ID")), name,
-            )
-            for item in fitting
-            for name in hosts
-        ]  # fmt: skip
-    for row in rows:
-        if len({place.driver for place in places if place.image in row}) < len(row):
-            raise CloudError(f"two of the {_row_of(row)} have the same driver: each has its own column")
-        if len({place.megabytes for place in places if place.image in row}) > 1:
-            raise CloudError(f"the {_row_of(row)} are not of the same size, so they are not the same image")
-    return Plan(places, rounds)
-
-
-def _row_of(row: Mapping[int, str]) -> str:
-    return f"image{'s' if len(row) > 1 else ''} {', '.join(map(str, row))}"
-
-
-def fits(image_store: ElementTree.Element, system_store: ElementTree.Element) -> bool:
-    """Whether oned would put disks of images from one datastore into the other."""
-    driver = _text(system_store, "TM_MAD")
-    listed = _words(_text(image_store, "TEMPLATE/COMPATIBLE_SYS_DS"))
-    if listed and _text(system_store, "ID") not in listed:
-        return False
-    return driver == _text(image_store, "TM_MAD") or driver in _words(_text(image_store, "TEMPLATE/TM_MAD_SYSTEM"))
-
-
-def _words(text: str) -> List[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _parse(document: Any) -> ElementTree.Element:
-    try:
-        return ElementTree.fromstring(str(document))
-    except ElementTree.ParseError as error:
-        raise CloudError("oned answers with something that is not XML") from error
-
-
-def _by_id(document: Any, tag: str) -> Dict[int, ElementTree.Element]:
-    return {int(_text(item, "ID")): item for item in _parse(document).iterfind(tag)}
-
-
-def _text(item: ElementTree.Element, path: str) -> str:
-    return (item.findtext(path) or "").strip()
-
-
-# -- doing it --------------------------------------------------------------------------------------------------
 
 
 class Machines:
@@ -280,14 +87,14 @@ class Machines:
         self._api("one.vm.deploy", number, place.host, False, place.datastore, "")
         end = self._clock() + self._patience
         while True:
-            vm = _parse(self._api("one.vm.info", number, False))
-            state, step = int(_text(vm, "STATE")), int(_text(vm, "LCM_STATE"))
+            vm = parse(self._api("one.vm.info", number, False))
+            state, step = int(text_of(vm, "STATE")), int(text_of(vm, "LCM_STATE"))
             if step == FAILED:
-                said = _text(vm, "USER_TEMPLATE/ERROR") or "see its log"
+                said = text_of(vm, "USER_TEMPLATE/ERROR") or "see its log"
                 raise CloudError(f"the prolog of VM {number} failed: {said}")
             records = vm.findall("HISTORY_RECORDS/HISTORY")
             if state == ACTIVE and step not in BEFORE and records:
-                started, ended = int(_text(records[-1], "PSTIME")), int(_text(records[-1], "PETIME"))
+                started, ended = int(text_of(records[-1], "PSTIME")), int(text_of(records[-1], "PETIME"))
                 if started and ended:
                     return float(ended - started)
             if self._clock() > end:
@@ -304,7 +111,7 @@ class Machines:
 
     def _gone(self, number: int, end: float) -> None:
         """Return once a VM is gone. CloudError if it is not by *end*."""
-        while int(_text(_parse(self._api("one.vm.info", number, False)), "STATE")) != DONE:
+        while int(text_of(parse(self._api("one.vm.info", number, False)), "STATE")) != DONE:
             if self._clock() > end:
                 raise CloudError(f"it was not gone after {self._patience:.0f} s")
             self._sleep(_POLL)
@@ -317,10 +124,10 @@ class Machines:
         """
         found: List[str] = []
         try:
-            pool = _parse(self._api("one.vmpool.info", -3, -1, -1, -1))
+            pool = parse(self._api("one.vmpool.info", -3, -1, -1, -1))
             self._left |= {
-                int(_text(vm, "ID")) for vm in pool.iterfind("VM")
-                if _text(vm, "NAME").startswith(self.prefix) and _text(vm, "STATE") != str(DONE)
+                int(text_of(vm, "ID")) for vm in pool.iterfind("VM")
+                if text_of(vm, "NAME").startswith(self.prefix) and text_of(vm, "STATE") != str(DONE)
             }  # fmt: skip
         except ValueError as error:  # oned's no, or a document that is none
             found.append(
@@ -437,22 +244,6 @@ def _interrupt(*_: object) -> None:
 def _ignore_signals() -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def name_of(place: Place) -> str:
-    """What ran, and in which system datastore, as the report's columns name it."""
-    other = "" if place.system_driver == place.driver else f" on {place.system_driver}"
-    return f"{place.driver}{other} ({place.datastore})"
-
-
-def images(text: str) -> Dict[int, str]:
-    """`5`, or `fastcopy=5,ssh=12`: ids with the drivers that they are said to have."""
-    pairs = [word.rpartition("=")[::2] for word in text.split(",")]
-    found = {int(number): driver for driver, number in pairs if re.fullmatch(r"[0-9]{1,9}", number)}
-    named = all(driver for driver, _ in pairs) if len(pairs) > 1 or "=" in text else True
-    if len(found) < len(pairs) or not named:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither ID nor DRIVER=ID,DRIVER=ID")
-    return found
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,10 @@ import pytest
 
 from bench.comparison import cloud
 from bench.comparison.__main__ import main
-from bench.comparison.cloud import CloudError, Machines, Plan, make_plan, measure
+from bench.comparison.cloud import Machines, measure
+from bench.comparison.oned_api import CloudError
+from bench.comparison.places import Plan, make_plan, name_of
+from bench.comparison.places import images as parse_images
 from bench.comparison.report import matrix
 from bench.comparison.values import Contestant, Report
 from bench.testbed.oned import calls, life, objects
@@ -93,7 +96,7 @@ def with_stock() -> Cloud:
 def test_images_of_two_drivers_are_one_row_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     api, made = with_stock(), report()
     made.drivers = [Contestant(name, name) for name in ("fastcopy (0)", "ssh (100)")]
-    plan = make_plan(api, [cloud.images("fastcopy=5,ssh=12")], ["host1"], [], 2)
+    plan = make_plan(api, [parse_images("fastcopy=5,ssh=12")], ["host1"], [], 2)
     monkeypatch.setattr(Machines, "prolog", lambda self, number, place: {"fastcopy": 10.0, "ssh": 20.0}[place.driver])
     measure(plan, machines(api), made, lambda what: None)
     assert [(cell.scenario, cell.variant, cell.driver) for cell in made.cells] == [
@@ -104,7 +107,7 @@ def test_images_of_two_drivers_are_one_row_and_are_compared(monkeypatch: pytest.
 
 
 def test_one_image_is_a_row_of_its_own() -> None:
-    places = make_plan(with_stock(), [cloud.images("5"), cloud.images("12")], ["host1"], [], 1).places
+    places = make_plan(with_stock(), [parse_images("5"), parse_images("12")], ["host1"], [], 1).places
     assert [place.row for place in places] == ["image 5", "image 12"]
 
 
@@ -113,7 +116,7 @@ def test_a_cell_is_named_by_the_driver_that_ran() -> None:
     api = Cloud()
     api.state["datastores"]["1"]["TEMPLATE"]["TM_MAD_SYSTEM"] = "ssh"
     places = make_plan(api, [{5: ""}], ["host1"], [], 1).places
-    assert [cloud.name_of(place) for place in places] == ["fastcopy (0)", "fastcopy on ssh (100)"]
+    assert [name_of(place) for place in places] == ["fastcopy (0)", "fastcopy on ssh (100)"]
 
 
 @pytest.mark.parametrize(
@@ -129,13 +132,13 @@ def test_pairs_that_make_no_comparison_are_refused(text: str, words: str) -> Non
     for number, store, size in ((6, 1, 4096), (13, 101, 10)):
         api.state["images"][str(number)] = objects.image(number, f"{number}", store, "/x", size, "raw", False, "OS")
     with pytest.raises(CloudError, match=words):
-        make_plan(api, [cloud.images(text)], ["host1"], [], 1)
+        make_plan(api, [parse_images(text)], ["host1"], [], 1)
 
 
 @pytest.mark.parametrize("text", ["", "x", "ssh=", "=5", "fastcopy=5,12", "5,12", "fastcopy=5,ssh=5", "-1"])
 def test_what_is_no_image_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="neither ID nor DRIVER=ID,"):
-        cloud.images(text)
+        parse_images(text)
 
 
 @pytest.mark.parametrize(
