@@ -267,6 +267,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.quick:
         options.synthetic, options.scenarios = True, list(_QUICK)
         options.rounds = min(options.rounds, 2)
+        options.budget = min(options.budget, 20.0)  # of ten VMs, or eight hosts, one round counts: it takes 15 minutes
     return options
 
 
