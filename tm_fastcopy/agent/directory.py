@@ -58,13 +58,14 @@ def open_datastore(base: str) -> int:
 def make_datastore(files: Files, base: str) -> None:
     """Make the directory of a system datastore, if it is missing: oned makes it on no host, and stock drivers do.
 
-    Also the one that all datastores lie in, but nothing above it: a path that is wrong is not made true.
+    Also the one that all datastores lie in, if that is not in `/`, but nothing above it: a path that is wrong is not
+    made true.
     """
     parts = base.rstrip("/").rsplit("/", 2)
     if len(parts) < 3:
         return
-    for depth in (1, 2):
-        above, name = "/".join(parts[:depth]) or "/", parts[depth]
+    for depth in (1, 2) if parts[0] else (2,):
+        above, name = "/".join(parts[:depth]), parts[depth]
         try:
             parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -87,7 +88,7 @@ def datastore_or_above(base: str) -> Tuple[int, bool]:
     except FastcopyError:
         path = base.rstrip("/")
         for above in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
-            if os.path.lexists(path):
+            if os.path.lexists(path) or above == "/":
                 break
             if os.path.isdir(above):
                 return open_base(above), False
