@@ -19,7 +19,7 @@ from ..core.files import Files, close, free_bytes, lock, room
 from ..core.listing import DIRECTORY, FILE, LINK, Entry, listing, open_place, tree_id
 from ..core.manifest import MIB
 from ..core.messages import CacheOptions
-from ..core.paths import has, is_mount, open_directory
+from ..core.paths import has, is_mount, list_names, open_directory
 from ..core.publish import staging_name
 from ..core.receipt import Receipt
 from ..core.staging import ChunkTable, Sink, Staging, need_room
@@ -104,7 +104,7 @@ class Arrival:
     def _prune(self, place: int, prefix: str) -> None:
         """Remove what an earlier attempt, of another state of the directory, left."""
         wanted = {entry.path: entry.kind for entry in self._entries}
-        for name in os.listdir(place):
+        for name in list_names(place):
             path = prefix + name
             status = has(place, name)
             if status is None:

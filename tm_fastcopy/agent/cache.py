@@ -22,7 +22,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 from ..core.errors import FastcopyError, Refused
 from ..core.files import Files, can_share, close
 from ..core.manifest import DIGEST_SIZE, MAX_CHUNKS, ZERO_DIGEST, Manifest
-from ..core.paths import has, open_directory
+from ..core.paths import has, list_names, open_directory
 from ..core.plan import Place
 from ..core.publish import Staged, publish, staging_name
 from ..core.staging import Staging
@@ -140,7 +140,7 @@ class Cache:
 
     def quarantined(self) -> List[str]:
         """Ids of the images that are in quarantine."""
-        stems = (name[: -len(BAD)] for name in os.listdir(self.fd) if name.endswith(BAD))
+        stems = (name[: -len(BAD)] for name in list_names(self.fd) if name.endswith(BAD))
         return [stem for stem in stems if _ID.fullmatch(stem)]
 
     def pin(self, manifest_id: str, pinned: bool) -> None:
@@ -159,7 +159,7 @@ class Cache:
 
     def allocated(self) -> int:
         """Bytes that all files of the cache occupy.  What entries share counts for each of them."""
-        found = (has(self.fd, name) for name in os.listdir(self.fd))
+        found = (has(self.fd, name) for name in list_names(self.fd))
         return sum(status.st_blocks * 512 for status in found if status)
 
     def _touch(self, manifest_id: str) -> None:
@@ -268,7 +268,7 @@ class Cache:
     def entries(self) -> List[Entry]:
         """All whole images, the one that was used last first."""
         found = []
-        for name in os.listdir(self.fd):
+        for name in list_names(self.fd):
             stem, _, suffix = name.partition(".")
             image, mark = has(self.fd, f"{stem}.img"), has(self.fd, f"{stem}.manifest")
             if suffix == "manifest" and _ID.fullmatch(stem) and image and mark:
@@ -277,7 +277,7 @@ class Cache:
 
     def orphans(self) -> List[str]:
         """Names of images without a manifest: just being published, or left by an agent that was killed there."""
-        names = set(os.listdir(self.fd))
+        names = set(list_names(self.fd))
         stems = (name[:-4] for name in names if name.endswith(".img"))
         return [f"{stem}.img" for stem in stems if _ID.fullmatch(stem) and f"{stem}.manifest" not in names]
 
@@ -287,7 +287,7 @@ class Cache:
         To be asked before `ready`, which then knows of what got its names between our looks.
         """
         names = self.orphans()  # first: the key is staged by the time that an image is none any more
-        names += [name for name in os.listdir(self.fd) if name.startswith(f".{key}.source.")]
+        names += [name for name in list_names(self.fd) if name.startswith(f".{key}.source.")]
         found = (has(self.fd, name) for name in names)
         return any(status is not None and abs(now - status.st_ctime) < _PUBLISHING for status in found)
 

@@ -20,7 +20,7 @@ from ..core.hashing import hash_page
 from ..core.identity import Identity
 from ..core.manifest import Manifest, chunk_count, chunk_size_for
 from ..core.messages import PAGE_CHUNKS
-from ..core.paths import has, is_named, open_directory
+from ..core.paths import has, is_named, list_names, open_directory
 from ..core.publish import Staged, is_staging, publish, staging_name
 from ..core.staging import Staging, copy_sparse, need_room
 from ..core.tree import tree_name
@@ -157,7 +157,7 @@ def staged(files: Files, place: int, name: str, path: str, size: int) -> Iterato
 
 def clear_staging(files: Files, tree: int) -> None:
     """Remove what actions that were cut off have left in a tree, unless a program of theirs still writes it."""
-    for name in os.listdir(tree):
+    for name in list_names(tree):
         if not is_staging(name):
             continue
         try:

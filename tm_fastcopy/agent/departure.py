@@ -15,7 +15,7 @@ from ..core.identity import Identity
 from ..core.listing import FILE, Entry, identities, listing, open_place, tree_id
 from ..core.manifest import DEFAULT_CHUNK, DIGEST_SIZE, Manifest, check_geometry, chunk_count
 from ..core.messages import PAGE_CHUNKS
-from ..core.paths import is_mount
+from ..core.paths import is_mount, list_names
 from ..core.receipt import Receipt
 from ..core.tree import settle
 from .directory import VmDirectory
@@ -77,7 +77,7 @@ class Departure:
 
     def _settle(self) -> None:
         """Finish or undo exchanges of trees that were cut off: what is staged is not carried, nor is an intent."""
-        found = (_TREE.fullmatch(name) for name in os.listdir(self._directory.fd))
+        found = (_TREE.fullmatch(name) for name in list_names(self._directory.fd))
         for disk in sorted({match.group(1) for match in found if match}):
             settle(self._files, self._directory.fd, disk)
 

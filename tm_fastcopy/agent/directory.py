@@ -17,7 +17,7 @@ from typing import Callable, List, Optional, Tuple
 
 from ..core.errors import FastcopyError, Refused, Superseded, classify
 from ..core.files import Files, is_in_use, lock
-from ..core.paths import disk_name, has, is_named, open_base, open_directory
+from ..core.paths import disk_name, has, is_named, list_names, open_base, open_directory
 from ..core.publish import staging_name
 
 GUARD_WAIT = 60.0  # seconds; twice what an agent whose front-end vanished needs to notice and go
@@ -250,8 +250,7 @@ class VmDirectory:
         *fd*: in this open directory instead, which had the VM's name.
         """
         place = self.fd if fd is None else fd
-        with os.scandir(place) as found:
-            disks = sorted(entry.name for entry in found if entry.name.startswith("disk."))
+        disks = sorted(name for name in list_names(place) if name.startswith("disk."))
         for name in disks:
             self._check_unused(place, name)
             try:
@@ -259,7 +258,7 @@ class VmDirectory:
             except FastcopyError:
                 continue  # it is a file, or a link into a tree
             try:
-                for member in os.listdir(tree):
+                for member in list_names(tree):
                     self._check_unused(tree, member)
             finally:
                 os.close(tree)
@@ -312,7 +311,7 @@ class VmDirectory:
     def drop_empty(self) -> None:
         """Remove the directory if we hold it and nothing is in it: then it was only made to be guarded."""
         try:
-            if self.fd >= 0 and self._named() and not os.listdir(self.fd):
+            if self.fd >= 0 and self._named() and not list_names(self.fd):
                 self.files.remove_directory(self.base_fd, str(self.vm))
         except OSError:
             pass

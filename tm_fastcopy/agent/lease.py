@@ -10,6 +10,7 @@ import os
 import time
 
 from ..core.files import Files, lock
+from ..core.paths import list_names
 from .cache import Cache
 
 EXPIRY = 45.0  # seconds; the front-end is heard every 5, and an agent gives up after 30 of silence
@@ -40,7 +41,7 @@ class Lease:
 def leased(files: Files, cache: Cache, now: float) -> int:
     """Bytes that live leases speak for; expired ones are removed."""
     total = 0
-    for name in os.listdir(cache.fd):
+    for name in list_names(cache.fd):
         if not name.endswith(_SUFFIX):
             continue
         try:

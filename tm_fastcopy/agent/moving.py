@@ -33,7 +33,7 @@ from ..core.messages import (
     Stored,
     Wants,
 )
-from ..core.paths import has, open_directory
+from ..core.paths import has, list_names, open_directory
 from ..core.receipt import Receipt
 from ..core.staging import store_chunk
 from ..core.wire import Done, Message
@@ -129,7 +129,7 @@ class Move:
         return said.Token(self._token)
 
     def _put_token(self, place: int) -> None:
-        for name in os.listdir(place):
+        for name in list_names(place):
             status = has(place, name) if name.startswith(TOKEN) else None
             if status and abs(time.time() - status.st_mtime) > _OLD_TOKEN:
                 self._files.unlink(place, name)
@@ -178,7 +178,7 @@ class Move:
             names: List[str] = []
             if two:
                 other.fd = open_directory(other.base_fd, str(other.vm), other.path)
-                names = [name for name in os.listdir(other.fd) if "\n" not in name]
+                names = [name for name in list_names(other.fd) if "\n" not in name]
                 # What does not fit is cut off, and that must not be the disks: they decide what may be removed.
                 names = sorted(names, key=lambda name: (not name.startswith("disk."), name))[:MAX_ENTRIES]
             return said.Looked(same, "\n".join(names)[:_MOST_NAMES])

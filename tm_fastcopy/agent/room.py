@@ -15,7 +15,7 @@ from ..core.errors import FastcopyError
 from ..core.fiemap import usage
 from ..core.files import Files, free_bytes, lock, room
 from ..core.messages import CacheOptions
-from ..core.paths import has
+from ..core.paths import has, list_names
 from ..core.publish import is_staging
 from .cache import BAD, KEPT, PROBE, Cache
 from .eviction import Candidate, for_limit, for_room
@@ -145,7 +145,7 @@ def sweep(files: Files, cache: Cache, now: float) -> None:
         status = has(cache.fd, stem + BAD)
         if status is not None and now - status.st_ctime > _QUARANTINE:
             files.unlink(cache.fd, stem + BAD)
-    for name in os.listdir(cache.fd):
+    for name in list_names(cache.fd):
         status = has(cache.fd, name) if name.endswith(KEPT) else None
         if status is not None and now - status.st_mtime > _QUARANTINE:  # its disk went some other way
             files.unlink(cache.fd, name)

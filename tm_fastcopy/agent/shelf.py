@@ -26,7 +26,7 @@ from ..core.hashing import hash_page
 from ..core.identity import Identity
 from ..core.manifest import DIGEST_SIZE, Manifest
 from ..core.messages import DEFAULT_OPTIONS, PAGE_CHUNKS, CacheOptions
-from ..core.paths import has
+from ..core.paths import has, list_names
 from ..core.staging import Staging
 from ..core.tree import find_active
 from .cache import ENTRY_MTIME, KEPT, Cache, root
@@ -195,7 +195,7 @@ def shelve(files: Files, directory: VmDirectory) -> List[Shelved]:
 
 def _shelved(files: Files, directory: VmDirectory) -> Iterator[Shelved]:
     notes = f"{root(directory.base_fd, directory.base)}/.fastcopy/cache"
-    names = [directory.name] if directory.name else os.listdir(directory.fd)
+    names = [directory.name] if directory.name else list_names(directory.fd)
     for name in filter(_DISK.fullmatch, names):
         try:
             active = find_active(directory.fd, name, name)

@@ -20,7 +20,7 @@ from typing import Callable, NamedTuple, Optional
 from .errors import Refused, Superseded
 from .files import Files
 from .listing import RECEIPT
-from .paths import has, is_named
+from .paths import has, is_named, list_names
 from .publish import staging_name
 from .receipt import Receipt
 from .tree import discard_tree, remove_tree
@@ -120,7 +120,7 @@ def is_empty(base: int, name: str) -> bool:
         return True
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
     try:
-        return not os.listdir(fd)
+        return not list_names(fd)
     finally:
         os.close(fd)
 

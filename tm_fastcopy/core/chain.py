@@ -20,7 +20,7 @@ from typing import Dict, List, Mapping, Tuple
 
 from . import qcow2
 from .errors import Refused
-from .paths import has
+from .paths import has, list_names
 from .publish import is_staging
 from .qcow2 import Header
 
@@ -87,13 +87,7 @@ def list_files(tree: int, shown: str) -> List[str]:
     """The names in a tree, but for what belongs to no disk: staging files, and the link of a tree to itself that the
     stock drivers for shared storage make.  `Refused` if there are more than `MAX_FILES`.
     """
-    # btrfs shows an open directory as it was when it was opened, so it is opened anew.
-    now = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
-    try:
-        names = os.listdir(now)
-    finally:
-        os.close(now)
-    found = sorted(name for name in names if not is_staging(name) and not _is_link(tree, name))
+    found = sorted(name for name in list_names(tree) if not is_staging(name) and not _is_link(tree, name))
     if len(found) > MAX_FILES:
         raise Refused(f"{shown} holds {len(found)} files, and more than {MAX_FILES} are not handled: delete snapshots")
     return found

@@ -20,7 +20,7 @@ from .buffer import Buffer
 from .errors import FastcopyError, ProtocolError, Refused
 from .identity import Identity
 from .manifest import MAX_SIZE
-from .paths import MAX_PATH, is_mount, open_directory
+from .paths import MAX_PATH, is_mount, list_names, open_directory
 from .publish import is_staging
 
 RECEIPT = ".fastcopy.receipt"
@@ -99,7 +99,7 @@ def listing(directory: int, shown: str) -> List[Entry]:
 def _below(directory: int, prefix: str, shown: str, depth: int) -> Iterator[Entry]:
     if depth >= _DEEPEST:
         raise Refused(f"{shown}/{prefix} is nested deeper than anything of ours: look at it and move it away")
-    for name in sorted(os.listdir(directory)):
+    for name in sorted(list_names(directory)):
         path = prefix + name
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         mode = stat.S_IMODE(status.st_mode) & 0o777

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Iterable, Optional
+from typing import Iterable, List, Optional
 
 from .errors import Refused, classify
 
@@ -97,6 +97,22 @@ def open_directory(parent: int, name: str, shown: str) -> int:
         raise Refused(f"{shown} is not a directory, or is a symbolic link, which is not followed") from error
     except OSError as error:
         raise classify(error, f"opening {shown}") from error
+
+
+def list_names(directory: int) -> List[str]:
+    """What is in an open directory now; nothing if it was removed.
+
+    Read by a descriptor of its own: on btrfs (Linux 6.5 and newer) one that was open before shows nothing that has come
+    since it was opened, or last read.
+    """
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return []
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def open_below(base: str, rest: str, flags: int, mode: int = 0) -> tuple[int, int, str]:

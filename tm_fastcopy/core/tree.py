@@ -23,7 +23,7 @@ from typing import Callable, Collection, NamedTuple
 
 from .errors import Refused, Superseded
 from .files import Files, lock
-from .paths import has, is_mount, is_named, open_directory
+from .paths import has, is_mount, is_named, list_names, open_directory
 from .publish import Staged, is_staging, make_durable, receipt_for, staging_name, still_ours
 from .receipt import Receipt
 
@@ -84,7 +84,7 @@ def check_alone(directory: int, final: str, active: Active, shown: str) -> None:
         return
     tree = open_directory(directory, tree_name(final), f"{shown}.snap")
     try:
-        others = sorted(name for name in os.listdir(tree) if not _is_nothing(tree, name, final))
+        others = sorted(name for name in list_names(tree) if not _is_nothing(tree, name, final))
     finally:
         os.close(tree)
     if [name for name in others if not (active.in_tree and name == active.name)]:
@@ -127,7 +127,7 @@ def open_staging_tree(
         # The rest is an old tree whose successor has its name, or a tree that was not published.  An old tree's
         # active file must not be written: something may still have it open.
         kept = {staging_name(member) for member in members}
-        for left in os.listdir(tree):
+        for left in list_names(tree):
             if left not in kept:
                 remove_tree(files, tree, left, left)
     except BaseException:
@@ -370,7 +370,7 @@ def remove_tree(files: Files, directory: int, name: str, shown: str, depth: int 
             raise Refused(f"{shown} is a mount point; unmount it and repeat the action")
         if status.st_mode & 0o300 != 0o300:
             files.chmod(below, 0o700)  # in a read-only directory nothing can be removed
-        for entry in os.listdir(below):
+        for entry in list_names(below):
             remove_tree(files, below, entry, f"{shown}/{entry}", depth + 1)
     finally:
         os.close(below)
