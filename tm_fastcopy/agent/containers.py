@@ -9,8 +9,7 @@ import re
 from typing import List
 
 from ..core.errors import ProtocolError
-from .hypervisor import NotDone, Undoing
-from .program import execute
+from .hypervisor import NotDone, Undoing, ask
 
 SUDO = "sudo"
 URI = "lxc"
@@ -60,16 +59,7 @@ class Lxc:
         return Undoing(_by_name("lxc-unfreeze", domain), [], _state(domain), _FROZEN)
 
     def _run(self, argv: List[str]) -> str:
-        shown = " ".join(argv[2:])
-        try:
-            ended = execute(argv, self.patience, lambda: True)
-        except TimeoutError:
-            raise NotDone(f"{shown} did not end within {self.patience:.0f} s") from None
-        except OSError as error:
-            raise NotDone(f"{SUDO} cannot be run on this host: {error.strerror}") from error
-        if ended.status:
-            raise NotDone(f"{shown}: {ended.problem}")
-        return ended.out.strip()
+        return ask(argv, " ".join(argv[2:]), "OpenNebula's LXC driver needs it, too", self.patience)
 
 
 def _by_name(program: str, domain: str) -> List[str]:

@@ -28,6 +28,26 @@ class NotDone(FastcopyError):
     """virsh did not do what it was asked for."""
 
 
+class TooLate(NotDone):
+    """It was killed, because it took too long; what it was asked for may have happened."""
+
+
+def ask(
+    argv: List[str], shown: str, missing: str, bound: float, alive: Callable[[], bool] = lambda: True
+) -> str:
+    """Run a program of a hypervisor's; return what it prints, in one line.  `NotDone` if it fails, or *missing* says
+    what to do where it is not there; `TooLate` after *bound* seconds; `Superseded` when nobody is *alive* who waits."""
+    try:
+        ended = execute(argv, bound, alive)
+    except TimeoutError:
+        raise TooLate(f"{shown} did not end within {bound:.0f} s") from None
+    except OSError as error:
+        raise NotDone(f"{argv[0]} cannot be run on this host ({error.strerror}): {missing}") from error
+    if ended.status:
+        raise NotDone(f"{shown}: {ended.problem}")
+    return " ".join(ended.out.split())
+
+
 class Undoing(NamedTuple):
     """Calls of programs that undo `suspend` and `freeze` ([]: there is nothing to undo), and the one that prints
     *paused* as long as the guest stands still."""
@@ -82,9 +102,9 @@ class Hypervisor:
         """Copy a disk of the running guest to the file *path*, as it is at the moment when that is complete."""
         try:
             self._run("blockcopy", domain, target, path, "--wait", "--finish", bound=_COPY, alive=self._alive)
-        except (TimeoutError, Superseded) as error:
+        except (TooLate, Superseded):
             self.end_copy(domain, target)
-            raise error if isinstance(error, Superseded) else NotDone(str(error)) from error
+            raise
 
     def end_copy(self, domain: str, target: str) -> None:
         """End a copy of ours that may go on without us; it is no error if there is none."""
@@ -96,19 +116,9 @@ class Hypervisor:
     def _run(
         self, command: str, domain: str, *words: str, bound: float = 0.0, alive: Callable[[], bool] = lambda: True
     ) -> str:
-        """Run virsh; return what it prints.  `NotDone` if it fails, TimeoutError if a *bound* of its own has passed."""
-        try:
-            ended = execute(self._call(command, domain, *words), bound or self.patience, alive)
-        except TimeoutError:
-            late = f"virsh {command} {domain} did not end within {bound or self.patience:.0f} s"
-            raise (TimeoutError if bound else NotDone)(late) from None
-        except OSError as error:
-            raise NotDone(
-                f"{PROGRAM} cannot be run on this host ({error.strerror}): install libvirt's clients there"
-            ) from error
-        if ended.status:
-            raise NotDone(f"virsh {command} {domain}: {ended.problem}")
-        return " ".join(ended.out.split())
+        """Run virsh; see `ask`."""
+        argv, shown = self._call(command, domain, *words), f"virsh {command} {domain}"
+        return ask(argv, shown, "install libvirt's clients there", bound or self.patience, alive)
 
     def _call(self, command: str, domain: str, *words: str) -> List[str]:
         if not _NAME.fullmatch(domain) or (command.startswith("block") and not _TARGET.fullmatch(words[0])):

@@ -211,7 +211,6 @@ class _Lane:
             return read_chunk(self.source, message)
         raise ProtocolError(f"a lane cannot serve {type(message).__name__} here")
 
-
     def told(self, error: Exception) -> FastcopyError:
         """What the front-end is told of an error.  The agent must know as well if there is no room: it cleans up."""
         typed = classify(error, self.offer["shown"])
