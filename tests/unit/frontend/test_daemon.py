@@ -6,7 +6,6 @@ import asyncio
 import os
 import stat
 import threading
-import time
 from pathlib import Path
 from typing import Awaitable, Callable, List, Optional
 
@@ -211,9 +210,17 @@ def test_who_waits_for_the_seat_does_not_serve_what_was_replaced_meanwhile(
     first = listen(path)
     assert first is not None
     found: List[object] = []
+    tried = threading.Event()
+
+    def noting(where: Path) -> object:
+        seat = listen(where)
+        tried.set()
+        return seat
+
+    monkeypatch.setattr(module, "listen", noting)
     waiting = threading.Thread(target=lambda: found.append(take_seat(path, True, tmp_path / "current")), daemon=True)
     waiting.start()
-    time.sleep(0.1)
+    assert tried.wait(10)  # it has seen what is there now
     assert waiting.is_alive() and take_seat(path, False) is None
     if replaced:
         (tmp_path / "next").symlink_to("new")
