@@ -41,6 +41,7 @@ CASES: List[wire.Message] = [
     messages.Scan(0, 1024, 64 << 10),
     messages.CloseSource(),
     messages.Remove("/var/lib/one/datastores/100", 42, "", 3, 1700000000000001),
+    messages.Discard("/var/lib/one/datastores/100", 42, "disk.0", 3, 1700000000000001, "cd" * 16),
     messages.Leave(),
     wire.Ping(),
     wire.Pong(),

@@ -125,8 +125,8 @@ def test_what_runs_is_seen_and_ended_and_goes_on_where_it_was(cloud: Cloud) -> N
         table = fastcopy(cloud, "status", user="root").well().splitlines()
         assert len(table) == 2 and re.search(rf"^ *{vm.id} +disk.0 +host1 +clone +transfer .*MiB/s", table[1]), table
         fastcopy(cloud, "cancel", vm.id + 1).badly("nothing runs")
-        said = fastcopy(cloud, "cancel", vm.id, 0).well()
-        assert "clone of disk.0" in said and ".disk.0.fastcopy.part" in said and f"--retry {vm.id}" in said
+        said = fastcopy(cloud, "cancel", vm.id, 0, "--keep").well()
+        assert "clone of disk.0" in said and "left: what has arrived" in said and f"--retry {vm.id}" in said
         running.outcome().failed("ended by `fastcopy cancel`")
         cloud.wait_for_quiet("host1")
     assert not os.path.lexists(vm.path / "disk.0")

@@ -25,7 +25,7 @@ from ..core.manifest import DIGEST_SIZE, MAX_CHUNKS, ZERO_DIGEST, Manifest
 from ..core.paths import has, list_names, open_directory
 from ..core.plan import Place
 from ..core.publish import Staged, publish, staging_name
-from ..core.staging import Staging
+from ..core.staging import Staging, discard
 
 BAD, PIN, KEPT = ".bad", ".pin", ".kept"
 PROBE = ".probe."  # files that try whether blocks can be shared; an agent that is killed meanwhile leaves them
@@ -219,6 +219,10 @@ class Cache:
     def staging_for(self, key: str) -> str:
         """Name of the staging file of the image whose source has this key."""
         return staging_name(f"{key}.img")
+
+    def discard(self, key: str) -> bool:
+        """Remove what is staged of that image; False if somebody is still at it."""
+        return discard(self.files, self.fd, self.staging_for(key))
 
     def enter(self, staging: Staging, manifest: Manifest, key: str, dated: bool = False) -> None:
         """Give a staged image its name and its manifest; *key* names its source, "" if that cannot be named.

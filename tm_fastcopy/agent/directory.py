@@ -145,6 +145,18 @@ class VmDirectory:
                 self._claim()
         self.check_fence()
 
+    def enter_if_there(self, alive: Callable[[], bool]) -> bool:
+        """Take the guard of a directory that is there; False if there is none, or not any more."""
+        if has(self.base_fd, str(self.vm)) is None:
+            return False
+        try:
+            self.enter(create=False, driver="", alive=alive)
+        except FastcopyError:
+            if has(self.base_fd, str(self.vm)) is None:
+                return False  # a removal was faster
+            raise
+        return True
+
     def _named(self) -> bool:
         """Whether what is open is still the VM's directory: it may have been removed, or moved, while we waited."""
         return is_named(self.base_fd, str(self.vm), self.fd)
@@ -155,8 +167,12 @@ class VmDirectory:
             self.fd = -1
         self.fd = open_directory(self.base_fd, str(self.vm), self.path)
 
-    def _create(self, driver: str) -> None:
+    def check_gone(self) -> None:
+        """Raise `Superseded` if a newer action has removed the directory, as far as that is remembered."""
         self._check_fence(self.base_fd, _GONE + str(self.vm))
+
+    def _create(self, driver: str) -> None:
+        self.check_gone()
         try:
             if self.files.make_directory(self.base_fd, str(self.vm), 0o755):
                 self.files.sync_directory(self.base_fd)

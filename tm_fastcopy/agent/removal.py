@@ -1,15 +1,17 @@
-"""Removal: takes a VM's disk, or its whole directory, off this host because oned says so.
+"""Removal: takes a VM's disk, or its whole directory, off this host because oned says so; or what was staged of it.
 
 What is being removed keeps its guard until it is gone.
 """
 
 from __future__ import annotations
 
+import os
+
 from ..core import tree
 from ..core.arriving import aside_name, moved_name
 from ..core.errors import Refused, classify
-from ..core.files import Files
-from ..core.paths import has
+from ..core.files import Files, lock
+from ..core.paths import has, is_named, open_directory
 from ..core.publish import staging_name
 from ..core.receipt import Receipt
 from ..core.tree import discard_tree, remove_tree, tree_name
@@ -27,6 +29,45 @@ def remove_disk(files: Files, directory: VmDirectory) -> None:
         files.sync_directory(directory.fd)
     except OSError as error:
         raise classify(error, f"removing {directory.disk}") from error
+
+
+def discard_disk(files: Files, directory: VmDirectory) -> None:
+    """Remove what was staged of a disk by an action that was ended; and the directory, if it was made for it alone."""
+    try:
+        tree.discard_staged(files, directory.fd, directory.name)
+    except OSError as error:
+        raise classify(error, f"removing what was staged of {directory.disk}") from error
+    directory.drop_empty()
+
+
+def discard_move(files: Files, directory: VmDirectory) -> bool:
+    """Remove what was staged of a VM's directory by a move that was ended; False if somebody is still at it.
+
+    `Refused` where a move was cut off when it gave the directory its name, or a VM uses what had the name before.
+    """
+    base, vm = directory.base_fd, str(directory.vm)
+    name, shown = staging_name(vm), f"{directory.base}/{staging_name(vm)}"
+    if has(base, aside_name(vm)) is not None:
+        raise Refused(
+            f"an earlier move was cut off when it gave {directory.path} its name: repeat it, so that it is completed"
+        )
+    if has(base, name) is None:
+        directory.drop_empty()
+        return True
+    staged = open_directory(base, name, shown)
+    try:
+        # There may be no directory whose guard could be held, so the lock of whoever stages decides.
+        if not lock(staged) or not is_named(base, name, staged):
+            return False
+        directory.check_unused(staged)  # after an exchange it is what had the VM's name
+        remove_tree(files, base, name, shown)
+        files.sync_directory(base)
+        directory.drop_empty()
+        return True
+    except OSError as error:
+        raise classify(error, f"removing {shown}") from error
+    finally:
+        os.close(staged)
 
 
 def drop_tree(files: Files, directory: VmDirectory, receipt: Receipt) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Optional, Tuple, Type
 
 from ..core.cache_messages import OpenCache
-from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, classify
+from ..core.errors import FastcopyError, NoSpace, ProtocolError, SourceChanged, Superseded, classify
 from ..core.files import Files
 from ..core.hashing import hash_page
 from ..core.identity import Identity, boot_id
@@ -29,6 +29,7 @@ from ..core.messages import (
     CloneLocal,
     CloseSource,
     Commit,
+    Discard,
     Get,
     Missing,
     Offer,
@@ -44,7 +45,6 @@ from ..core.messages import (
     Wants,
 )
 from ..core.move_messages import OpenMove
-from ..core.paths import has
 from ..core.receipt import Receipt
 from ..core.restore_messages import DropTree
 from ..core.snapshot_messages import SnapCreate, SnapCreateLive, SnapDelete, SnapRevert
@@ -63,7 +63,7 @@ from .lanes import LaneDoor, read_chunk
 from .live import open_live, remove_live
 from .local import LocalImage
 from .moving import Move
-from .removal import drop_tree, remove_directory, remove_disk, remove_moved
+from .removal import discard_disk, discard_move, drop_tree, remove_directory, remove_disk, remove_moved
 from .room import room_for
 from .shelf import Shelf, Shelved, shelve
 from .standstill import recover
@@ -89,6 +89,7 @@ class Session:
         self._handlers: Dict[Type[Message], Callable[..., Message]] = {
             Open: self._open,
             Remove: self._remove,
+            Discard: self._discard,
             CacheOptions: self._options,
             CloneLocal: self._clone_local,
             CloneEntry: self._clone_entry,
@@ -126,7 +127,7 @@ class Session:
             handler = self._keep
         elif isinstance(message, examine.QUESTIONS) and self._directory is None:
             handler = self._examine
-        elif handler is None or (self._directory is None) != isinstance(message, (Open, Remove)):
+        elif handler is None or (self._directory is None) != isinstance(message, (Open, Remove, Discard)):
             return Failure.of(ProtocolError(f"{type(message).__name__} makes no sense here"))
         try:
             return handler(message)
@@ -200,21 +201,41 @@ class Session:
         fence = (message.seq, message.action)
         directory = VmDirectory(self._files, message.base, message.vm, message.name, fence)
         try:
-            if has(directory.base_fd, str(message.vm)) is None:
-                if not message.name:
-                    remove_moved(self._files, directory)
-                return Done()
-            try:
-                directory.enter(create=False, driver="", alive=self._alive)
-            except FastcopyError:
-                if has(directory.base_fd, str(message.vm)) is None:
-                    return Done()  # another removal was faster
-                raise
-            self._shelved += shelve(self._files, directory)
-            (remove_disk if message.name else remove_directory)(self._files, directory)
+            if directory.enter_if_there(self._alive):
+                self._shelved += shelve(self._files, directory)
+                (remove_disk if message.name else remove_directory)(self._files, directory)
+            elif not message.name:
+                remove_moved(self._files, directory)
         finally:
             directory.leave()
         return Done()
+
+    def _discard(self, message: Discard) -> Message:
+        fd, present = datastore_or_above(message.base)
+        os.close(fd)
+        if not present:
+            return Done()
+        fence = (message.seq, message.action)
+        directory = VmDirectory(self._files, message.base, message.vm, message.name, fence)
+        free = True
+        try:
+            there = directory.enter_if_there(self._alive)
+            if not there:
+                directory.check_gone()
+            if not message.name:
+                free = discard_move(self._files, directory)
+            elif there:
+                discard_disk(self._files, directory)
+            if message.key:
+                cache, _ = Cache.open(self._files, directory.base_fd, directory.base)
+                if cache:
+                    free = cache.discard(message.key) and free
+                    cache.close()
+        except Superseded:
+            pass  # what is there is a newer action's
+        finally:
+            directory.leave()
+        return Done() if free else Missing()
 
     def _receiving(self) -> Intake:
         if self._intake is None:

@@ -198,6 +198,23 @@ class Remove(Message):
 
 
 @dataclass(frozen=True)
+class Discard(Message):
+    """Remove what actions that were ended have staged for the disk *name* of VM *vm*, under the guard and with the
+    fence of the action; for "", what a move has staged of the whole directory.  What has its name stays.
+
+    *key*, unless "", names an image as in `Begin`, of which what is staged in the cache is removed as well.  A
+    conversation of its own, as `Remove`.  Answer: Done; or Missing, if somebody is still at that image.
+    """
+
+    base: str
+    vm: int
+    name: str
+    seq: int
+    action: int
+    key: str
+
+
+@dataclass(frozen=True)
 class Leave(Message):
     """Give the guard back; the next question is an `Open` again.  Answer: Done, when nothing more is written.
 

@@ -181,6 +181,22 @@ def _make_writable(files: Files, directory: int, name: str) -> bool:
         os.close(fd)
 
 
+def discard(files: Files, directory: int, name: str) -> bool:
+    """Remove a staging file; False, with nothing touched, if somebody is still at it."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    try:
+        if not lock(fd):
+            return False
+        if is_named(directory, name, fd):  # published meanwhile, it is no staging file any more
+            files.unlink(directory, name)
+        return True
+    finally:
+        os.close(fd)
+
+
 class Sink(NamedTuple):
     """Where a lane's chunks go: the table, the staging file, whether that is fresh, and the cache's copy (tee) or
     None.

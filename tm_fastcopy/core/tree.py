@@ -154,6 +154,32 @@ def clear_staging_tree(files: Files, parent: int, final: str, tree: int) -> None
         remove_tree(files, parent, name, name)
 
 
+def discard_staged(files: Files, parent: int, final: str, alone: bool = False) -> bool:
+    """Remove the file and the tree that are staged for *final*; what has these names stays.
+
+    *alone* is for where no guard is held: False if another is at work there, whose files stay.  `Refused`, with nothing
+    touched, where a publication was cut off: what is staged may be what it needs to be completed.
+    """
+    link, tree = staging_name(final), staging_name(tree_name(final))
+    status = has(parent, link)
+    if has(parent, aside_name(final)) is not None or (status is not None and stat.S_ISLNK(status.st_mode)):
+        raise Refused(f"an earlier action was cut off when it gave {final} its name: repeat it, and it is completed")
+    free = True
+    for name in (link, tree):
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        except FileNotFoundError:
+            continue
+        try:
+            if alone and not lock(fd):
+                free = False
+            elif is_named(parent, name, fd):  # by now it may be another's
+                remove_tree(files, parent, name, name)
+        finally:
+            os.close(fd)
+    return free
+
+
 def publish_tree(
     files: Files,
     parent: int,
@@ -210,6 +236,8 @@ def publish_members(
         _write_intent(files, tree, active)
         files.unlink(parent, link)
         files.make_link(parent, link, f"{tree_name(final)}/{active}")
+    else:
+        _drop_link(files, parent, link)
     files.sync_directory(tree)
     files.sync_directory(parent)
     last_look()
@@ -251,6 +279,13 @@ def _drop_intent(files: Files, parent: int, final: str) -> None:
             files.sync_directory(old)
     finally:
         os.close(old)
+
+
+def _drop_link(files: Files, parent: int, link: str) -> None:
+    """A link that is staged from before must not be taken for one of what comes now; a file there is to be resumed."""
+    status = has(parent, link)
+    if status is not None and stat.S_ISLNK(status.st_mode):
+        files.unlink(parent, link)
 
 
 def _follow_intent(files: Files, parent: int, final: str) -> None:
@@ -317,13 +352,25 @@ def settle(files: Files, parent: int, final: str) -> None:
         files.sync_directory(parent)
         return
     _follow_intent(files, parent, final)
-    if not _leads_somewhere(parent, final):
+    if _lost_its_link(parent, final):
         link = staging_name(final)
         files.unlink(parent, link)
         files.make_link(parent, link, f"{name}/{ACTIVE}")
         files.rename(parent, link, final)
     files.sync_directory(parent)
     remove_tree(files, parent, aside, aside)
+
+
+def _lost_its_link(parent: int, final: str) -> bool:
+    """Whether *final* is to be a link into its tree, and is none that leads there.
+
+    The link is staged, durably, before a tree takes its place.  Where there is none, *final* may be a raw disk, of
+    which the tree has the snapshots.
+    """
+    staged, status = has(parent, staging_name(final)), has(parent, final)
+    to_come = staged is not None and stat.S_ISLNK(staged.st_mode)
+    dangling = status is not None and stat.S_ISLNK(status.st_mode)
+    return (to_come or dangling) and not _leads_somewhere(parent, final)
 
 
 def _leads_somewhere(parent: int, final: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Awaitable, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
+from typing import AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from ..core.errors import FastcopyError, LinkLost, Refused
 from ..core.files import Files
@@ -23,6 +24,9 @@ from .services import Services
 from .settings import FILE, Configuration, Settings
 
 _PAUSES = (1.0, 5.0)  # seconds before the connection is dialled again: sshd may be restarting, a cable be replugged
+_DISCARDING = 30.0  # seconds to have what was staged removed; whoever asked for it waits for the answer
+_LANES_END = 5.0  # seconds in which a transfer's own lanes have let go of what they wrote
+_LOOK = 0.3  # seconds between looks whether they have
 
 T = TypeVar("T")
 
@@ -42,6 +46,10 @@ class Call:
     phases: Phases = field(default_factory=Phases)
     stdin: str = ""
     """What came on standard input, for those actions that get something there."""
+    discard: bool = False
+    """Whether whoever ends it, by cancelling its task, wants nothing to be left of what has arrived."""
+    stays: str = ""
+    """What is left then all the same, and why."""
 
     def __post_init__(self) -> None:
         self.places = Places.of(self.environ)
@@ -84,13 +92,69 @@ class Call:
         waited for: oned shows that at once.
         """
 
+        talks: List[Host] = []
+
         async def attempt(hosts: List[Host]) -> T:
             async with self.host(name) as host:
                 hosts.append(host)
+                talks.append(host)
                 await host.open(disk, seq, self.action, create)
                 return await work(host)
 
-        return await self.persist(attempt)
+        async def remove() -> str:
+            keys = sorted({host.brings for host in talks if host.reached})
+            return await self.discard_on(name, disk, seq, keys) if create else ""
+
+        async with self.discarding(remove):
+            return await self.persist(attempt)
+
+    @contextlib.asynccontextmanager
+    async def discarding(self, remove: Callable[[], Awaitable[str]]) -> AsyncIterator[None]:
+        """If what is done in here is ended by somebody who wants nothing to be left, have what it staged *remove*d.
+
+        What that returns is kept in `stays`.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.discard:
+                self.phases.enter("discard")
+                await self._discard(remove)
+            raise
+
+    async def _discard(self, remove: Callable[[], Awaitable[str]]) -> None:
+        """In a task of its own: time limits do not work in one that has been cancelled (Python before 3.11.3)."""
+        self.stays = "what has arrived: its removal was cut off"
+        removal = asyncio.ensure_future(remove())
+        try:
+            done, _ = await asyncio.wait([removal], timeout=_DISCARDING)
+            if not done:
+                self.stays = f"what has arrived: it could not be removed in {_DISCARDING:.0f} s"
+            elif removal.exception():
+                self.stays = f"what has arrived: it could not be removed ({removal.exception()})"
+            else:
+                self.stays = removal.result() or self.phases.named
+        finally:
+            removal.cancel()
+            await asyncio.gather(removal, return_exceptions=True)
+
+    async def discard_on(self, name: str, disk: DiskPath, seq: int, keys: Sequence[str]) -> str:
+        """Have a host remove what this action has staged there, and what of the images *keys* in its cache, unless
+        others wait for that: they go on with it.  What stays, or ""."""
+        until = time.monotonic() + _LANES_END
+        for key in keys:
+            if key and self.services.flights.awaited((name, disk.base, key)):
+                self.log("what has arrived of the image is for others who wait for it")
+                key = ""
+            while not await self._discarded(name, disk, seq, key):
+                if time.monotonic() > until:
+                    return f"what has arrived on {name}: it is still written to"
+                await asyncio.sleep(_LOOK)
+        return ""
+
+    async def _discarded(self, name: str, disk: DiskPath, seq: int, key: str) -> bool:
+        async with self.host(name) as host:
+            return await host.discard(disk, seq, self.action, key)
 
     async def persist(self, attempt: Callable[[List[Host]], Awaitable[T]]) -> T:
         """Do *attempt*, which notes the hosts that it dials; if a connection breaks when all were open, do it again."""

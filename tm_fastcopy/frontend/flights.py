@@ -23,6 +23,11 @@ class Flights:
     def __init__(self) -> None:
         self._flying: Dict[Hashable, asyncio.Future[Optional[LinkLost]]] = {}
         self._landed: collections.OrderedDict[Hashable, None] = collections.OrderedDict()
+        self._waiting: collections.Counter[Hashable] = collections.Counter()
+
+    def awaited(self, key: Hashable) -> bool:
+        """Whether somebody waits for the flight *key* to land."""
+        return self._waiting[key] > 0
 
     @contextlib.asynccontextmanager
     async def board(self, key: Hashable) -> AsyncIterator[None]:
@@ -32,7 +37,11 @@ class Flights:
         finding it out one after another.
         """
         while key is not None and key not in self._landed and key in self._flying:
-            lost = await asyncio.shield(self._flying[key])
+            self._waiting[key] += 1
+            try:
+                lost = await asyncio.shield(self._flying[key])
+            finally:
+                self._waiting -= collections.Counter([key])  # which forgets those for whom nobody waits
             if lost:
                 raise LinkLost(str(lost))
         if key is None or key in self._landed:

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 from async_timeout import timeout
 
 from ..core.errors import FastcopyError, LinkLost
-from ..core.messages import Join, Open, Opened, Remove
+from ..core.messages import Discard, Join, Missing, Open, Opened, Remove
 from ..core.move_messages import OpenMove
 from ..core.paths import DiskPath
 from ..core.wire import Done, Message
@@ -38,6 +38,10 @@ class Host:
         self._before = 0
         self.opened = Opened(False, "", "", "")
         self.is_open = False
+        self.reached = False
+        """Whether an agent there has been asked for anything."""
+        self.brings = ""
+        """The key of the image that the conversation brings into the host's cache, if it does."""
         self._lanes: Dict[Channel, int] = {}  # and what they had moved before they were ours
         self._moved = 0
 
@@ -58,6 +62,15 @@ class Host:
         """Remove a disk, or (its name is "") the whole directory."""
         try:
             await self._begin(Remove(disk.base, disk.vm, disk.name, seq, action), Done, urgent=True)
+        except FastcopyError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
+    async def discard(self, disk: DiskPath, seq: int, action: int, key: str) -> bool:
+        """Remove what that action has staged of a disk, or (its name is "") of the whole directory in a move; and of
+        the image *key* in the cache, but for "".  False if somebody is at it."""
+        try:
+            message = Discard(disk.base, disk.vm, disk.name, seq, action, key)
+            return isinstance(await self._begin(message, Done, Missing, urgent=True), Done)
         except FastcopyError as error:
             raise type(error)(f"{self.name}: {error}") from error
 
@@ -82,21 +95,22 @@ class Host:
         except FastcopyError as error:
             raise type(error)(f"{self.name}: {error}") from error
 
-    async def _begin(self, message: Message, answer: Type[Message], urgent: bool = False) -> Any:
+    async def _begin(self, message: Message, *answers: Type[Message], urgent: bool = False) -> Any:
         agent = self._take(await self._connections.agents.take(self.name, urgent=urgent))
         used = agent.used
         try:
-            return await self.ask(message, answer)
+            return await self.ask(message, *answers)
         except LinkLost:
             if not used:
                 raise
             # It was kept from an earlier conversation, and its connection has broken since: nothing has happened yet.
             self._let_go(False)
             self._take(await self._connections.agents.take(self.name, fresh=True, urgent=urgent))
-            return await self.ask(message, answer)
+            return await self.ask(message, *answers)
 
     def _take(self, agent: Agent) -> Agent:
         self._agent, self._before = agent, agent.channel.sent + agent.channel.received
+        self.reached = True
         return agent
 
     def _let_go(self, usable: bool) -> None:

@@ -1,8 +1,8 @@
 """Inquiry: what the `fastcopy` command asks a daemon, on the socket that actions come in by.
 
 The question is the same kind of frame as a call, with a magic and a version of its own: the words `status`, or
-`cancel VM DISK` (DISK empty: all of them).  The answer is the line `H`, then lines `J<json>`: one for the daemon, one
-for each call that it has (or has ended); last `X0`, or `E<sentence>` and `X1`.
+`cancel VM DISK discard|keep` (DISK empty: all of them).  The answer is the line `H`, then lines `J<json>`: one for the
+daemon, one for each call that it has (or has ended); last `X0`, or `E<sentence>` and `X1`.
 
 A daemon that was replaced completes its calls under another name of its socket, and is asked as well.
 """
@@ -25,8 +25,8 @@ from .running import MOST_SHOWN, Calls, Row
 
 MAGIC = b"fastcopy-query 1"
 FORMAT = 1
-_MAX_LINE = 8 * 1024  # bytes: four names of 256 characters, of which JSON may write each as twelve bytes
-_ANSWER = 60.0  # seconds: to be cancelled, an action waits for its lanes to end
+_MAX_LINE = 16 * 1024  # bytes: five texts of 256 characters, of which JSON may write each as twelve bytes
+_ANSWER = 60.0  # seconds: to be cancelled, an action waits for its lanes to end, and has removed what they wrote
 
 
 class Answer(NamedTuple):
@@ -40,8 +40,8 @@ async def answer(words: Sequence[str], calls: Calls) -> List[str]:
     """The JSON lines that answer a question; `FastcopyError` for one that is not understood."""
     if list(words) == ["status"]:
         rows = calls.rows()
-    elif len(words) == 3 and words[0] == "cancel":
-        rows = await calls.cancel(number(words[1], "a VM"), words[2])
+    elif len(words) == 4 and words[0] == "cancel" and words[3] in ("discard", "keep"):
+        rows = await calls.cancel(number(words[1], "a VM"), words[2], keep=words[3] == "keep")
     else:
         raise FastcopyError(f"the daemon does not know the question {' '.join(words)[:80]!r}: it is of another version")
     about = {"format": FORMAT, "version": __version__, "pid": os.getpid()}

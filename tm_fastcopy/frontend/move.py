@@ -67,11 +67,14 @@ class Move:
         self._settings, self._phases, self._log = settings, phases, log
         self._sent = 0
         self._direct = False
+        self.writer = target.name
+        """The host that writes at the target: where one machine reaches both places, it does all."""
 
     # --- one machine reaches both ------------------------------------------------------------------------------------
 
     async def within(self, host: Host) -> Moved:
         """Move it on a host that reaches both places; its conversation is about the source."""
+        self.writer = host.name
         self._phases.enter("disk")
         await _ask(host, cache_options(self._settings), Done)
         question = said.Relocate(self._target.directory.base, str(self._source), "\n".join(sorted(self._full)))

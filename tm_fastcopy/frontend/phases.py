@@ -18,6 +18,8 @@ class Phases:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.progress = Progress(clock)
+        self.named = ""
+        """What has its name already, in words, of an action that has several things to name; "": nothing."""
         self._name: Optional[str] = None
         self._since = 0.0
         self._seconds: Dict[str, float] = {}

@@ -8,6 +8,7 @@ because the disk is saved as a new image, the image that the disk was made of se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -21,12 +22,12 @@ from ..core.identity import Identity, backdate
 from ..core.image_messages import Keep
 from ..core.manifest import MAX_CHUNKS, ZERO_DIGEST, Manifest, check_geometry, chunk_count, chunk_size_for
 from ..core.messages import CloseSource, Get, Offer, OpenSource, Put, Scan, Source
-from ..core.paths import has, is_named, relative_to_any
+from ..core.paths import has, is_named, open_parent, relative_to_any
 from ..core.plan import Place
 from ..core.publish import Staged, publish, replace, staging_name
 from ..core.receipt import Receipt
-from ..core.staging import ChunkTable, Sink, Staging, need_room, store_chunk
-from ..core.tree import tree_name
+from ..core.staging import ChunkTable, Sink, Staging, discard, need_room, store_chunk
+from ..core.tree import discard_staged, tree_name
 from ..core.tree_messages import OpenMember
 from ..core.wire import Done, Message, expect
 from .cache_options import cache_options
@@ -41,6 +42,28 @@ from .threads import in_thread
 _SCAN_PAGE = 256  # chunks, 64 MiB: small enough that lanes begin while the rest of the disk is read
 _NEW_IMAGE_MODE = 0o660
 _MIB = 1024 * 1024
+_OTHER = "what has arrived: another action is bringing the same image back"
+
+
+def discard_pulled(path: str, bases: Iterable[str], format: str, files: Files) -> str:
+    """Remove what an action that was ended has staged for the image *path*; what stays of it, or "".
+
+    The image is what it was.  `FastcopyError` or OSError if that cannot be done.
+    """
+    base, rest = relative_to_any(path, bases)
+    with contextlib.suppress(FastcopyError):  # an image with snapshots is staged as a tree, and never as one file
+        place = open_place(base, rest, path, format)
+        try:
+            free = discard(files, place.directory, staging_name(place.name)) if place.in_tree else True
+        finally:
+            os.close(place.directory)
+        if not free:
+            return _OTHER
+    parent, final = open_parent(base, rest)
+    try:
+        return "" if discard_staged(files, parent, final, alone=True) else _OTHER
+    finally:
+        os.close(parent)
 
 
 class Slot(NamedTuple):

@@ -47,6 +47,7 @@ class PushTree:
         published: Published = await self._host.ask(question, Published)
         receipt = Receipt.decode(published.receipt)
         if not tree.active:
+            self._phases.named = "its snapshots, which have their names"
             await self._host.ask(Member(""), Done)
             pushed.append(await self._push(beside, wanted))
             receipt = pushed[-1].receipt

@@ -60,9 +60,22 @@ class Running:
             "age": round(time.monotonic() - self.began, 1),
         }
 
-    def cancel(self, reason: str) -> None:
-        """End it; it fails with the sentence *reason*."""
-        self.ended_by = self.ended_by or reason
+    @property
+    def stays(self) -> str:
+        """What is left of it, once it has been cancelled; "": nothing."""
+        if self.call is None:
+            return ""
+        if not self.call.discard and self.call.phases.progress.snapshot().total:
+            return "what has arrived, for when the action is repeated"
+        return " ".join(self.call.stays.split())[:_LONGEST]
+
+    def cancel(self, reason: str, keep: bool) -> None:
+        """End it; it fails with the sentence *reason*.  *keep* what has arrived, for when the action is repeated."""
+        if self.ended_by:
+            return  # it is ending already, and cancelled once more it would not come to remove what it must
+        self.ended_by = reason
+        if self.call:
+            self.call.discard = not keep
         if self.task:
             self.task.cancel()
 
@@ -85,15 +98,18 @@ class Calls:
         """All of them; at most `MOST_SHOWN`."""
         return [running.row() for running in self._running[:MOST_SHOWN]]
 
-    async def cancel(self, vm: int, disk: str) -> List[Row]:
-        """End what runs or waits for a VM's disk ("": for any), but for deletions; return when it has ended."""
+    async def cancel(self, vm: int, disk: str, keep: bool) -> List[Row]:
+        """End what runs or waits for a VM's disk ("": for any), but for deletions; return when it has ended.
+
+        *keep* what has arrived.  Each row says in `stays` what is left ("": nothing).
+        """
         found = []
         for running in self._running:
             row = running.row()
             if row["vm"] == vm and disk in ("", row["disk"]) and running.action not in _NOT_ENDED:
                 found.append((running, row))
         for running, row in found:
-            running.cancel(f"{running.action} of {row['disk'] or 'the VM directory'} was ended by `fastcopy cancel`; "
-                           "the destination is as it was, and what has arrived is used if the action is repeated")
+            what = f"{running.action} of {row['disk'] or 'the VM directory'} was ended by `fastcopy cancel`"
+            running.cancel(f"{what}; the destination is as it was, or complete: repeat the action", keep)
         await asyncio.gather(*(running.task for running, _ in found if running.task), return_exceptions=True)
-        return [row for _, row in found]
+        return [{**row, "stays": running.stays} for running, row in found]

@@ -50,7 +50,7 @@ def test_words_that_are_not_understood_end_with_2(argv: List[str], capsys: pytes
     [
         (["cancel", "seven"], ["'seven'", "VM"]),
         (["cancel", "7"], ["nothing runs for VM 7", "fastcopy status"]),
-        (["cancel", "7", "1"], ["nothing runs for disk.1 of VM 7"]),
+        (["cancel", "7", "1", "--keep"], ["nothing runs for disk.1 of VM 7"]),
         (["push", "/nonexistent/image", "host1:/datastores/0/7/disk.0"], ["no such file", "/nonexistent"]),
         (["push", "image", "host1"], ["HOST:/PATH"]),
         (["push", "image", "host1:/tmp/disk.0"], ["HOST:DATASTORE/VM/disk.N", "nowhere else"]),

@@ -74,6 +74,63 @@ def test_a_link_that_was_not_renamed_follows(tmp_path: Path, lacking: tuple[str,
     assert INTENT not in os.listdir(tmp_path / "disk.0.snap")
 
 
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("lacking", [(), ("exchange",)], ids=["exchange", "none"])
+def test_a_raw_disk_stays_itself_when_its_snapshots_are_replaced(
+    tmp_path: Path, lacking: tuple[str, ...], stale: bool
+) -> None:
+    """Cut off at any step, and settled: the disk is a file, and never a link to one of its snapshots.  *stale*: a link
+    is still staged from before, when it was a qcow2 disk."""
+
+    class Cut(RecordingFiles):
+        left = 100
+
+        def _step(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.EIO, "cut")
+
+        def rename(self, directory: int, old: str, new: str) -> None:
+            self._step()
+            super().rename(directory, old, new)
+
+        def exchange(self, directory: int, one: str, other: str) -> bool:
+            self._step()
+            return super().exchange(directory, one, other)
+
+        def unlink(self, directory: int, name: str) -> None:
+            self._step()
+            super().unlink(directory, name)
+
+        def sync_directory(self, directory: int) -> None:
+            self._step()
+            super().sync_directory(directory)
+
+    cut = 0
+    for steps in range(100):
+        place = tmp_path / str(steps)
+        (place / "disk.0.snap").mkdir(parents=True)
+        make_file(place / "disk.0.snap" / "0", "XX")
+        make_file(place / "disk.0", "RAW")
+        files = Cut(lacking=lacking)
+        parent, tree = stage(place, files)
+        if stale:
+            (place / ".disk.0.fastcopy.part").symlink_to("disk.0.snap/0")
+        files.left = steps
+        try:
+            publish_members(files, parent, tree, "disk.0", str(place / "disk.0"), "")
+        except OSError:
+            cut += 1
+        settle(Files(), parent, "disk.0")
+        assert not (place / "disk.0").is_symlink(), steps
+        assert (place / "disk.0").stat().st_size == 3 * 65536
+        assert (place / "disk.0.snap" / "0").stat().st_size in (65536, 2 * 65536)
+        if cut == steps:  # none was left to cut
+            break
+    else:
+        raise AssertionError("it never came to its end")
+
+
 def test_an_intent_from_before_is_not_followed(tmp_path: Path) -> None:
     """Left by a cut after the link was renamed; a snapshot has been made since, and the next exchange is cut before."""
     lay_out(tmp_path, {"0": "XX", "2": "YY", "3": "ZZ"}, "3")

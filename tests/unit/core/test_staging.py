@@ -11,7 +11,7 @@ import pytest
 from tests.support import CHUNK, FULL, RecordingFiles, content, keep, make_file, manifest_of, piece, shape
 from tm_fastcopy.core.codec import PLAIN, encode
 from tm_fastcopy.core.errors import BadChunk, NoSpace, ProtocolError, Refused
-from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.files import Files, lock
 from tm_fastcopy.core.manifest import ZERO_DIGEST
 from tm_fastcopy.core.staging import (
     HERE,
@@ -21,6 +21,7 @@ from tm_fastcopy.core.staging import (
     Sink,
     Staging,
     copy_sparse,
+    discard,
     need_room,
     store_chunk,
     write_sparse,
@@ -322,3 +323,38 @@ def test_room_is_asked_for_with_both_figures() -> None:
     need_room("/d/42/disk.0", 100, 100)
     with pytest.raises(NoSpace, match=r"/d/42/disk\.0 needs 3 MiB and the file system has 1 MiB free"):
         need_room("/d/42/disk.0", 2 * 2**20 + 1, 2**20)
+
+
+# --- discarding --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_staged_is_discarded(tmp_path: Path, directory: int) -> None:
+    assert discard(Files(), directory, NAME)  # there is nothing
+    make_file(tmp_path / NAME, "A")
+    assert discard(Files(), directory, NAME)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_somebody_is_at_stays(tmp_path: Path, directory: int) -> None:
+    staging = Staging.open(Files(), directory, NAME, CHUNK)
+    assert staging is not None
+    assert not discard(Files(), directory, NAME)
+    assert (tmp_path / NAME).exists()
+    staging.close()
+    assert discard(Files(), directory, NAME)
+
+
+def test_what_got_its_name_meanwhile_is_not_discarded(
+    tmp_path: Path, directory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_file(tmp_path / NAME, "A")
+
+    def publish(fd: int) -> bool:
+        os.rename(tmp_path / NAME, tmp_path / "disk.0")
+        make_file(tmp_path / NAME, "B")  # and the next one is at work
+        return lock(fd)
+
+    monkeypatch.setattr("tm_fastcopy.core.staging.lock", publish)
+    assert discard(Files(), directory, NAME)
+    assert (tmp_path / "disk.0").read_bytes() == content("A")
+    assert (tmp_path / NAME).read_bytes() == content("B")

@@ -11,12 +11,13 @@ import pytest
 
 from tests.support import RecordingFiles, content, keep, make_file, manifest_of
 from tm_fastcopy.core.errors import Refused, Superseded
-from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.files import Files, lock
 from tm_fastcopy.core.publish import Staged, staging_name
 from tm_fastcopy.core.receipt import Receipt
 from tm_fastcopy.core.tree import (
     aside_name,
     check_alone,
+    discard_staged,
     discard_tree,
     find_active,
     open_staging_tree,
@@ -427,3 +428,43 @@ def test_what_an_mvds_that_was_cut_off_left_in_a_tree_is_no_snapshot(tmp_path: P
     lay_out(tmp_path, "0")
     make_file(tmp_path / SNAP / staging_name("0"), "C")
     check(tmp_path)
+
+
+# --- discarding what is staged -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacking", ["", "exchange"])
+@pytest.mark.parametrize("before", BEFORE)
+def test_after_a_stop_at_any_step_what_is_staged_goes_unless_it_is_still_needed(
+    tmp_path: Path, before: str, lacking: str
+) -> None:
+    refused = 0
+    for step in range(stops(before, lacking, tmp_path)):
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        place = Place(directory, before)
+        with pytest.raises(Stopping.Stopped):
+            place.publish(Stopping(step, lacking))
+        seen, names = place.content(), place.names()
+        try:
+            discard_staged(Files(), place.parent, FINAL)
+            assert [name for name in place.names() if name.startswith(".")] == [], step
+            assert seen in ("new", "old" if before != "nothing" else "none"), step
+        except Refused as error:
+            refused += 1
+            assert "repeat it" in str(error)
+            assert place.names() == names, step
+        assert place.content() == seen, step
+        place.stage(Files())
+        place.publish(Files())
+        place.assert_published()
+    assert 0 < refused < stops(before, lacking, tmp_path / "0")
+
+
+def test_where_no_guard_is_held_what_another_is_at_stays(place: Place) -> None:
+    held = keep(os.open(place.path / TREE, os.O_RDONLY))
+    assert lock(held)
+    assert not discard_staged(Files(), place.parent, FINAL, alone=True)
+    assert TREE in place.names()
+    assert discard_staged(Files(), place.parent, FINAL)  # under a guard that is nobody else's
+    assert [name for name in place.names() if name.startswith(".")] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 import pytest
 
@@ -71,3 +71,75 @@ def test_a_vms_datastore_that_is_younger_than_what_is_remembered_is_asked_for(tm
             assert (vm.store, stores) == (9, grown)
 
     asyncio.run(asked())
+
+
+# --- what is removed when somebody ends it ------------------------------------------------------------------------
+
+
+def ended(tmp_path: Path, remove: Any, discard: bool = True, again: bool = False) -> str:
+    """Cancel a call in the middle of its work; what it says then is left.  *again*: cancel it once more."""
+    environ = {"ONE_LOCATION": str(tmp_path), "HOME": str(tmp_path)}
+    call = Call([], environ, print, Services(keep=True))
+
+    async def work() -> None:
+        async with call.discarding(remove):
+            await asyncio.sleep(60)
+
+    async def scene() -> None:
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(0)
+        call.discard = discard
+        for _ in range(2 if again else 1):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scene())
+    return call.stays
+
+
+@pytest.mark.parametrize("says", ["", "what is used"])
+def test_what_an_action_has_staged_is_removed_when_it_is_ended_for_good(tmp_path: Path, says: str) -> None:
+    async def remove() -> str:
+        (tmp_path / "staged").unlink()
+        return says
+
+    for discard in (False, True):
+        (tmp_path / "staged").touch()
+        assert ended(tmp_path, remove, discard) == (says if discard else "")
+        assert (tmp_path / "staged").exists() != discard
+
+
+@pytest.mark.parametrize("error", [Refused("it is in use"), OSError("it is in use"), ValueError("it is in use")])
+def test_what_cannot_be_removed_is_said_and_the_action_ends_all_the_same(tmp_path: Path, error: Exception) -> None:
+    async def remove() -> str:
+        raise error
+
+    assert "could not be removed (it is in use)" in ended(tmp_path, remove)
+
+
+def test_a_removal_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limit holds in a task that has been cancelled, whatever the version of Python."""
+    monkeypatch.setattr("tm_fastcopy.frontend.call._DISCARDING", 0.05)
+    gone = []
+
+    async def remove() -> str:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            gone.append(True)
+        return ""
+
+    assert "could not be removed in" in ended(tmp_path, remove)
+    assert gone
+
+
+def test_a_removal_that_is_cut_off_is_said(tmp_path: Path) -> None:
+    """By a delete that takes the turn, say, or because the client went away."""
+
+    async def remove() -> str:
+        await asyncio.sleep(60)
+        return ""
+
+    assert "cut off" in ended(tmp_path, remove, again=True)

@@ -305,17 +305,47 @@ def test_what_runs_is_told_and_can_be_cancelled(tmp_path: Path) -> None:
             "total": 1000,
         }  # fmt: skip
         assert isinstance(row["age"], float) and row["age"] < 20
-        (gone,) = await inquiry.ask(house.path, "cancel", "7", "disk.1")
+        (gone,) = await inquiry.ask(house.path, "cancel", "7", "disk.1", "keep")
         assert [(row["vm"], row["disk"]) for row in gone.calls] == [(7, "disk.1")]
+        assert gone.calls[0]["stays"] == "what has arrived, for when the action is repeated"
         log, error, code = await second.end()
         assert log == b"LINFO: 7 clone: begun"  # of the VM, which oned knows
         assert b"was ended by `fastcopy cancel`" in error and code == b"X1"
-        (gone,) = await inquiry.ask(house.path, "cancel", "7", "")
-        assert [(row["vm"], row["disk"]) for row in gone.calls] == [(7, "disk.0")]
+        (gone,) = await inquiry.ask(house.path, "cancel", "7", "", "discard")
+        assert [(row["vm"], row["disk"], row["stays"]) for row in gone.calls] == [(7, "disk.0", "")]
         assert (await first.end())[-1] == b"X1"
         assert [row["vm"] for row in (await begun(house, 1)).calls] == [70]
-        await inquiry.ask(house.path, "cancel", "70", "")
+        await inquiry.ask(house.path, "cancel", "70", "", "discard")
         await other.end()
+
+    asyncio.run(house.live(scene))
+
+
+def test_who_cancels_twice_does_not_cut_off_the_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tm_fastcopy.frontend.actions import clone
+
+    removed = []
+
+    async def remove() -> str:
+        await asyncio.sleep(0.2)
+        removed.append(True)
+        return ""
+
+    async def run(call: Call) -> None:
+        async with call.discarding(remove):
+            await clone_without_end(call)
+
+    monkeypatch.setattr(clone, "run", run)
+    house = House(tmp_path)
+
+    async def scene(_: Daemon) -> None:
+        client = Client(house, b"host1:/datastores/0/7/disk.0")
+        await begun(house, 1)
+        questions = [inquiry.ask(house.path, "cancel", "7", "", how) for how in ("discard", "discard", "keep")]
+        answers = await asyncio.gather(*questions)
+        assert [answer.calls[0]["stays"] for (answer,) in answers] == ["", "", ""]
+        assert removed == [True]
+        await client.end()
 
     asyncio.run(house.live(scene))
 
@@ -331,7 +361,7 @@ def test_a_daemon_that_takes_no_more_calls_still_says_what_it_has(tmp_path: Path
         while house.path.exists():
             await asyncio.sleep(0.01)
         assert [row["vm"] for row in (await begun(house, 1)).calls] == [7]
-        await inquiry.ask(house.path, "cancel", "7", "")
+        await inquiry.ask(house.path, "cancel", "7", "", "discard")
         await client.end()
         while list(house.path.parent.glob("*.sock")):
             await asyncio.sleep(0.01)
@@ -347,7 +377,7 @@ def test_a_deletion_is_not_cancelled(tmp_path: Path) -> None:
         words = (b"delete", b"host1:/datastores/0/7/disk.0", b"7", b"0")
         client = asyncio.ensure_future(house.say(MAGIC, b"4", *words))
         await begun(house, 1)
-        (answer,) = await inquiry.ask(house.path, "cancel", "7", "")
+        (answer,) = await inquiry.ask(house.path, "cancel", "7", "", "discard")
         assert answer.calls == []
         assert [row["action"] for row in (await begun(house, 1)).calls] == ["delete"]
         client.cancel()  # whose end is the action's
@@ -359,7 +389,8 @@ def test_questions_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     house = House(tmp_path)
 
     async def scene(_: Daemon) -> None:
-        for words in (["explode"], ["cancel"], ["cancel", "seven", ""], ["status", "now"], []):
+        wrong = ["cancel", "7", ""], ["cancel", "7", "", "perhaps"], ["cancel", "seven", "", "keep"]
+        for words in (["explode"], ["cancel"], *wrong, ["status", "now"], []):
             with pytest.raises(FastcopyError, match=r"does not know the question|is not the id of a VM"):
                 await inquiry.ask(house.path, *words)
         assert (await begun(house, 0)).calls == []

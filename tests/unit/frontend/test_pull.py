@@ -11,11 +11,11 @@ import pytest
 
 from tests.support import CHUNK, RecordingFiles, content, make_file, manifest_of
 from tm_fastcopy.core.errors import NoSpace
-from tm_fastcopy.core.files import Files
+from tm_fastcopy.core.files import Files, lock
 from tm_fastcopy.core.publish import staging_name
 from tm_fastcopy.core.staging import Staging
 from tm_fastcopy.frontend.image import Image, ManifestStore
-from tm_fastcopy.frontend.pull import Pull
+from tm_fastcopy.frontend.pull import Pull, discard_pulled
 from tm_fastcopy.frontend.settings import Settings
 
 STAGING = staging_name("img")
@@ -85,3 +85,42 @@ def test_a_full_datastore_right_after_the_exchange_does_not_cost_the_old_image(s
     os.close(pull._directory)
     assert (store / "img").read_bytes() == content("CD")
     assert (store / STAGING).read_bytes() == content("AB")  # no receipt was issued
+
+
+# --- what an action that was ended has staged ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_what_was_staged_beside_an_image_is_discarded(store: Path, format: str) -> None:
+    (store / staging_name("img.snap")).mkdir()
+    make_file(store / staging_name("img.snap") / staging_name("0"), "C")
+    assert discard_pulled(str(store / "img"), [str(store)], format, Files()) == ""
+    assert os.listdir(store) == ["img"]
+    assert (store / "img").read_bytes() == content("AB")
+
+
+def test_what_was_staged_in_an_images_tree_is_discarded(store: Path) -> None:
+    (store / "img.snap").mkdir()
+    os.rename(store / "img", store / "img.snap" / "0")
+    os.rename(store / STAGING, store / "img.snap" / staging_name("0"))
+    (store / "img").symlink_to("img.snap/0")
+    assert discard_pulled(str(store / "img"), [str(store)], "qcow2", Files()) == ""
+    assert os.listdir(store / "img.snap") == ["0"]
+    assert (store / "img").read_bytes() == content("AB")
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_what_another_action_is_at_stays(store: Path, tree: bool) -> None:
+    """Another front-end, say: there is no guard on an image."""
+    if tree:
+        (store / "img.snap").mkdir()
+        os.rename(store / "img", store / "img.snap" / "0")
+        os.rename(store / STAGING, store / "img.snap" / staging_name("0"))
+        (store / "img").symlink_to("img.snap/0")
+    place = store / "img.snap" / staging_name("0") if tree else store / STAGING
+    with place.open() as file:
+        assert lock(file.fileno())
+        assert "another action" in discard_pulled(str(store / "img"), [str(store)], "qcow2" if tree else "raw", Files())
+    assert place.read_bytes() == content("CD")
+    assert discard_pulled(str(store / "img"), [str(store)], "qcow2" if tree else "raw", Files()) == ""
+    assert not place.exists()

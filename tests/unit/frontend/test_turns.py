@@ -179,6 +179,27 @@ def test_one_flies_and_the_others_follow_together() -> None:
     play(scene)
 
 
+def test_it_is_known_whether_somebody_waits_for_a_flight() -> None:
+    async def scene(stage: Stage) -> None:
+        flights = Flights()
+        first = board(flights, stage, "a", "image")
+        await pause()
+        assert not flights.awaited("image")
+        others = [board(flights, stage, name, "image") for name in "bc"]
+        await pause()
+        assert flights.awaited("image") and not flights.awaited("another")
+        others[0].cancel()
+        await pause()
+        assert flights.awaited("image")
+        others[1].cancel()
+        await pause()
+        assert not flights.awaited("image")
+        stage.let("a")
+        await asyncio.gather(first, *others, return_exceptions=True)
+
+    play(scene)
+
+
 def test_who_waited_for_a_host_that_does_not_answer_learns_it_at_once() -> None:
     async def scene(stage: Stage) -> None:
         flights = Flights()

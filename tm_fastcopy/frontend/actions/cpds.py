@@ -16,7 +16,7 @@ from ..call import Call, check_owner, datastore_of
 from ..host import Host
 from ..kvmrc import Kvmrc
 from ..oned import Disk, Vm, check_format
-from ..pull import Pull, Pulled
+from ..pull import Pull, Pulled, discard_pulled
 from ..threads import in_thread
 
 _MIB = 1024 * 1024
@@ -57,7 +57,8 @@ async def _save(call: Call, endpoint: Endpoint, target: str, snapshot: str, vm_i
             made = await in_thread(lambda: Pull(host, target, images, *common, seed=seed, opening=opening))
             return await made.run()
 
-        pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
+        async with call.discarding(lambda: in_thread(discard_pulled, target, images, format, call.files)):
+            pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
     except FastcopyError as error:
         raise type(error)(f"cannot save {what}{call.argv[0]} as {target}: {error}") from error
     call.log(

@@ -12,7 +12,7 @@ from ..arguments import Endpoint, exactly, number
 from ..call import Call, check_owner, datastore_of
 from ..host import Host
 from ..oned import check_format
-from ..pull import Pull, Pulled
+from ..pull import Pull, Pulled, discard_pulled
 from ..pull_tree import PullTree, is_tree
 from ..threads import in_thread
 
@@ -53,7 +53,8 @@ async def _bring_back(call: Call, endpoint: Endpoint, target: str, vm_id: int, s
             made = await in_thread(lambda: Pull(host, target, images, *common, keep=True, size=size))
             return await made.run()
 
-        pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
+        async with call.discarding(lambda: in_thread(discard_pulled, target, images, format, call.files)):
+            pulled = await call.converse(endpoint.host, disk, vm.seq, False, pull)
     except FastcopyError as error:
         raise type(error)(f"cannot bring {source} back to {target}: {error}") from error
     call.log(

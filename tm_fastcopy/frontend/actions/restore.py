@@ -81,6 +81,7 @@ class _Restore:
             await self._fetch_all(vm, documents, wanted, files)
             for disk_id, file in files.items():
                 await self._replace(dataclasses.replace(disk, name=f"disk.{disk_id}"), vm, file, settings)
+                call.phases.named = "the disks that had been restored before this one"
         finally:
             for file in files.values():
                 file.close()
