@@ -1,6 +1,6 @@
-"""`bench/stills`: pictures of `fastcopy status` and `fastcopy push` with transfers under way, for the documents.
+"""`bench/stills`: pictures of `fastcopy status`, `cancel` and `push` with transfers under way, for the documents.
 
-Both run in a terminal on the front-end of a lab; what they write there becomes SVG.
+All run in a terminal on the front-end of a lab; what they write there becomes SVG.
 """
 
 from __future__ import annotations
@@ -98,8 +98,15 @@ def clones(lab: Lab, path: str, first: int) -> Iterator[list[NodeProcess]]:
             process.communicate(timeout=10)
 
 
+def nothing_left(lab: Lab, host: str) -> None:
+    """Raise LabError if a host has anything of a disk or an image."""
+    found = [str(path) for path in lab.hosts[host].path(lab.datastores).rglob("*.part")]
+    if found:
+        raise LabError(f"cancel left {', '.join(found)}")
+
+
 def make(directory: Path) -> None:
-    """Make both pictures."""
+    """Make the pictures."""
     top = Path(tempfile.mkdtemp(prefix="fastcopy-stills-", dir="/tmp"))
     with Lab.up(LabConfig(hosts=2, dir=top, disk_size="2G", rate=LINK)) as lab:
         path = f"{lab.datastores}/1/debian-12"
@@ -118,7 +125,10 @@ def make(directory: Path) -> None:
                 if time.monotonic() > end:
                     raise LabError(f"the transfers did not come under way; status wrote: {written!r}")
                 written = typed(lab, [command, "status"])
+            ended = typed(lab, [command, "cancel", "4712"])
+            nothing_left(lab, "host2")
         picture(directory / "status.svg", "fastcopy status", written)
+        picture(directory / "cancel.svg", "fastcopy cancel 4712", ended)
         words = ["push", path, f"host2:{lab.datastores}/0/999999/disk.0"]
         written = typed(lab, ["env", "FASTCOPY_CACHE_ENABLE=no", command, *words], stop=half)
         shown = "fastcopy push debian-12 host2:/var/lib/one/datastores/100/999999/disk.0"
