@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from bench.images.edge import MIB, random_data
 from bench.testbed import processes
+from bench.testbed.node import UID
 from tests.e2e import look
 from tests.e2e.cloud import HOSTS, SYSTEM, Cloud, Running, Vm, give, rate, settle, traffic, wait_for_bytes
 from tests.e2e.household import survey
@@ -90,12 +92,64 @@ def test_what_has_arrived_is_for_others_who_wait_for_it(cloud: Cloud) -> None:
         second = cloud.start_clone(image, other)
         phases = lambda: [row["phase"] for row in fastcopy(cloud, "status", "--json").well()["transfers"]]  # noqa: E731
         processes.wait_for(lambda: "flight" in phases(), 60, "the second clone to wait for the first one's transfer")
-        ended(cloud, one, first)
+        assert "others are waiting for" in fastcopy(cloud, "cancel", one.id).well()
+        first.outcome().failed("ended by `fastcopy cancel`")
         second.outcome().succeeded()
     assert not one.path.exists()
     assert look.same_content(other.path / "disk.0", image.file)
     assert seen.rx < 1.6 * SIZE  # beside what was on its way when the first was ended
     assert staged(other.path, cloud.cache(one.host)) == []
+
+
+def test_the_last_of_those_who_want_an_image_takes_away_what_has_arrived(cloud: Cloud) -> None:
+    """Two VMs get the same image, and both are ended, one after the other."""
+    image = cloud.known("random")
+    one, other = cloud.vm(image), cloud.vm(image)
+    with rate(cloud.lab, one.host, LINK):
+        first = cloud.start_clone(image, one)
+        wait_for_bytes(cloud.node(one), SIZE // 3)
+        second = cloud.start_clone(image, other)
+        phases = lambda: [row["phase"] for row in fastcopy(cloud, "status", "--json").well()["transfers"]]  # noqa: E731
+        processes.wait_for(lambda: "flight" in phases(), 60, "the second clone to wait for the first one's transfer")
+        said = fastcopy(cloud, "cancel", one.id).well()
+        assert "left: what has arrived on host1 of an image that others are waiting for" in said
+        ended(cloud, other, second)
+        first.outcome().failed("ended by `fastcopy cancel`")
+    assert staged(one.path, other.path, cloud.cache(one.host)) == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_that_an_image_has_new_snapshots_already_is_said(cloud: Cloud, keep: bool) -> None:
+    """Of a raw one these come first; ended between them and the disk, the image is neither the old nor the new one."""
+
+    def snapshots(top: Path, seed: int) -> None:
+        tree = top.with_name(f"{top.name}.snap")
+        tree.mkdir()
+        shutil.chown(tree, UID, UID)
+        random_data(tree / "0", MIB, seed)
+        give(tree / "0", 0o640)
+
+    image = cloud.image(lambda path: random_data(path, SIZE))
+    vm = cloud.vm(image, CLONE="NO", SAVE="YES")
+    settle()
+    cloud.ln(image, vm).succeeded()
+    cloud.wait_for_quiet(vm.host)
+    random_data(vm.path / "disk.0", SIZE, seed=2)
+    give(vm.path / "disk.0", 0o640)
+    snapshots(vm.path / "disk.0", 3)
+    snapshots(image.file, 4)
+    wanted = look.sha256(vm.path / "disk.0"), look.sha256(vm.path / "disk.0.snap/0")
+    with rate(cloud.lab, vm.host, LINK):
+        running = cloud.start_mvds(vm, image)
+        wait_for_bytes(cloud.node(vm), SIZE // 3, sent=True)
+        said = fastcopy(cloud, "cancel", vm.id, *(["--keep"] if keep else []))
+        running.outcome().failed("the image's snapshots have been replaced, and the rest not", "repeat the action")
+    assert said.code == 1 and "the image's snapshots have been replaced" in said.out
+    assert ("what has arrived" in said.out) == keep
+    cloud.mvds(vm, image).succeeded()
+    snapshot = image.file.with_name(f"{image.file.name}.snap") / "0"
+    assert (look.sha256(image.file), look.sha256(snapshot)) == wanted
+    assert staged(image.file.parent) == []
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
@@ -170,6 +224,6 @@ def test_what_could_not_be_removed_is_said(cloud: Cloud) -> None:
         wait_for_bytes(cloud.node(vm), SIZE // 3)
         with rate(cloud.lab, vm.host, "8kbit"):
             said = fastcopy(cloud, "cancel", vm.id)
-        assert said.code == 1 and "left: what has arrived: it could not be removed" in said.out, said.out
+        assert said.code == 1 and "left: perhaps what has arrived: it could not be removed" in said.out, said.out
         running.outcome().failed("ended by `fastcopy cancel`")
     cloud.delete(vm).succeeded()

@@ -6,6 +6,7 @@ What is being removed keeps its guard until it is gone.
 from __future__ import annotations
 
 import os
+import stat
 
 from ..core import tree
 from ..core.arriving import aside_name, moved_name
@@ -15,6 +16,7 @@ from ..core.paths import has, is_named, open_directory
 from ..core.publish import staging_name
 from ..core.receipt import Receipt
 from ..core.tree import discard_tree, remove_tree, tree_name
+from .copies import clear_staging
 from .directory import VmDirectory
 from .live import live_name
 
@@ -33,8 +35,16 @@ def remove_disk(files: Files, directory: VmDirectory) -> None:
 
 def discard_disk(files: Files, directory: VmDirectory) -> None:
     """Remove what was staged of a disk by an action that was ended; and the directory, if it was made for it alone."""
+    name = tree_name(directory.name)
     try:
         tree.discard_staged(files, directory.fd, directory.name)
+        status = has(directory.fd, name)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            snapshots = open_directory(directory.fd, name, f"{directory.path}/{name}")
+            try:
+                clear_staging(files, snapshots)
+            finally:
+                os.close(snapshots)
     except OSError as error:
         raise classify(error, f"removing what was staged of {directory.disk}") from error
     directory.drop_empty()

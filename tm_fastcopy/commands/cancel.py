@@ -39,17 +39,19 @@ def run(words: argparse.Namespace, environ: Dict[str, str]) -> int:
     path = inquiry.address(Places.of(environ))
     question = "cancel", str(vm), disk, "keep" if words.keep else "discard"
     rows = [row for answer in asyncio.run(inquiry.ask(path, *question)) for row in answer.calls]
-    left = not words.keep and any(row["stays"] for row in rows)
+    clean = all(row["clean"] for row in rows)
     if words.json:
         show.as_json({"cancelled": rows})
-        return 1 if left or not rows else 0
+        return 0 if clean and rows else 1
     if not rows:
         raise FastcopyError(f"nothing runs for {'VM' if not disk else disk + ' of VM'} {vm}; see fastcopy status")
     for row in rows:
         total = int(row["total"] or 0)
         at = f", at {int(row['done'] or 0) * 100 // total} %" if total else ""
-        print(f"{row['action']} of {row['disk'] or 'the directory'} of VM {vm} on {row['host']}: ended in its phase "
-              f"{row['phase']}{at}")  # fmt: skip
-        print(f"  left: {row['stays'] or 'nothing'}")
+        how = "complete before it could be ended" if row["complete"] else f"ended in its phase {row['phase']}{at}"
+        print(f"{row['action']} of {row['disk'] or 'the directory'} of VM {vm} on {row['host']}: {how}")
+        if row["complete"]:
+            continue
+        print(f"  left: {row['stays'] or ('nothing' if row['looked'] else 'nothing of this attempt')}")
     print(f"oned shows the action as failed; to repeat it: onevm recover --retry {vm}")
-    return 1 if left else 0
+    return 0 if clean else 1

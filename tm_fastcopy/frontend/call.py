@@ -9,7 +9,19 @@ import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Dict,
+    Hashable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from ..core.errors import FastcopyError, LinkLost, Refused
 from ..core.files import Files
@@ -22,6 +34,7 @@ from .phases import Phases
 from .places import Places
 from .services import Services
 from .settings import FILE, Configuration, Settings
+from .threads import in_thread
 
 _PAUSES = (1.0, 5.0)  # seconds before the connection is dialled again: sshd may be restarting, a cable be replugged
 _DISCARDING = 30.0  # seconds to have what was staged removed; whoever asked for it waits for the answer
@@ -48,8 +61,10 @@ class Call:
     """What came on standard input, for those actions that get something there."""
     discard: bool = False
     """Whether whoever ends it, by cancelling its task, wants nothing to be left of what has arrived."""
-    stays: str = ""
-    """What is left then all the same, and why."""
+    left: Optional[List[str]] = None
+    """What is left then all the same, and why; None: it was ended before it could have left anything."""
+    shared: str = ""
+    """What is left then for others, who go on with it."""
 
     def __post_init__(self) -> None:
         self.places = Places.of(self.environ)
@@ -84,35 +99,37 @@ class Call:
         return self.services.turns.turn((endpoint.host, directory), name, ending)
 
     async def converse(
-        self, name: str, disk: DiskPath, seq: int, create: bool, work: Callable[[Host], Awaitable[T]]
+        self,
+        name: str,
+        disk: DiskPath,
+        seq: int,
+        create: bool,
+        work: Callable[[Host], Awaitable[T]],
+        keys: Callable[[], Sequence[str]] = tuple,
+        flight: Hashable = None,
     ) -> T:
         """Do *work* in a conversation about a disk; if the connection breaks in it, dial again and begin anew.
 
         Everything can be repeated, and what has arrived is found again.  A host that cannot be reached at all is not
-        waited for: oned shows that at once.
+        waited for: oned shows that at once.  *keys* says which images it may bring into the host's cache (blocking);
+        *flight* is what is waited for if another brings it (`Flights`).
         """
-
-        talks: List[Host] = []
 
         async def attempt(hosts: List[Host]) -> T:
             async with self.host(name) as host:
                 hosts.append(host)
-                talks.append(host)
                 await host.open(disk, seq, self.action, create)
                 return await work(host)
 
-        async def remove() -> str:
-            keys = sorted({host.brings for host in talks if host.reached})
-            return await self.discard_on(name, disk, seq, keys) if create else ""
-
-        async with self.discarding(remove):
+        discarding = self.discarding(lambda: self.discard_on(name, disk, seq, keys))
+        async with discarding, self.services.flights.board(flight):
             return await self.persist(attempt)
 
     @contextlib.asynccontextmanager
     async def discarding(self, remove: Callable[[], Awaitable[str]]) -> AsyncIterator[None]:
         """If what is done in here is ended by somebody who wants nothing to be left, have what it staged *remove*d.
 
-        What that returns is kept in `stays`.
+        What that returns, unless "", is what is left.
         """
         try:
             yield
@@ -124,32 +141,40 @@ class Call:
 
     async def _discard(self, remove: Callable[[], Awaitable[str]]) -> None:
         """In a task of its own: time limits do not work in one that has been cancelled (Python before 3.11.3)."""
-        self.stays = "what has arrived: its removal was cut off"
+        before = self.left or []
+        self.left = [*before, "perhaps what has arrived: its removal was cut off"]
         removal = asyncio.ensure_future(remove())
         try:
             done, _ = await asyncio.wait([removal], timeout=_DISCARDING)
             if not done:
-                self.stays = f"what has arrived: it could not be removed in {_DISCARDING:.0f} s"
+                stays = f"perhaps what has arrived: it could not be removed in {_DISCARDING:.0f} s"
             elif removal.exception():
-                self.stays = f"what has arrived: it could not be removed ({removal.exception()})"
+                stays = f"perhaps what has arrived: it could not be removed ({removal.exception()})"
             else:
-                self.stays = removal.result() or self.phases.named
+                stays = removal.result()
+            self.left = [*before, stays] if stays else before
         finally:
             removal.cancel()
             await asyncio.gather(removal, return_exceptions=True)
 
-    async def discard_on(self, name: str, disk: DiskPath, seq: int, keys: Sequence[str]) -> str:
-        """Have a host remove what this action has staged there, and what of the images *keys* in its cache, unless
-        others wait for that: they go on with it.  What stays, or ""."""
+    async def discard_on(
+        self, name: str, disk: DiskPath, seq: int, keys: Callable[[], Sequence[str]] = tuple
+    ) -> str:
+        """Have a host remove what this action, or an earlier one, has staged there, and what of the images *keys* in
+        its cache, unless others want that: they go on with it.  What stays, or ""."""
+        named = [key for key in await in_thread(keys) if key]
+        wanted = [key for key in named if self.services.flights.wanted((name, disk.base, key))]
         until = time.monotonic() + _LANES_END
-        for key in keys:
-            if key and self.services.flights.awaited((name, disk.base, key)):
-                self.log("what has arrived of the image is for others who wait for it")
-                key = ""
+        for key in [key for key in named if key not in wanted] or [""]:
             while not await self._discarded(name, disk, seq, key):
                 if time.monotonic() > until:
-                    return f"what has arrived on {name}: it is still written to"
+                    if not key:
+                        return f"what has arrived on {name}: it is still written to"
+                    wanted.append(key)  # our own lanes have let go of it by now
+                    break
                 await asyncio.sleep(_LOOK)
+        if wanted:
+            self.shared = f"what has arrived on {name} of an image that others are waiting for"
         return ""
 
     async def _discarded(self, name: str, disk: DiskPath, seq: int, key: str) -> bool:

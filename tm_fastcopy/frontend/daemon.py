@@ -272,8 +272,7 @@ class Daemon:
         except asyncio.CancelledError:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-            ended = f"{action} was ended; the destination is as it was, or complete: repeat the action"
-            return running.ended_by or ended
+            return running.sentence()
         finally:
             self._calls.remove(running)
             telling.cancel()

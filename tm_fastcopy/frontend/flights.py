@@ -25,9 +25,9 @@ class Flights:
         self._landed: collections.OrderedDict[Hashable, None] = collections.OrderedDict()
         self._waiting: collections.Counter[Hashable] = collections.Counter()
 
-    def awaited(self, key: Hashable) -> bool:
-        """Whether somebody waits for the flight *key* to land."""
-        return self._waiting[key] > 0
+    def wanted(self, key: Hashable) -> bool:
+        """Whether somebody flies *key*, or waits for that."""
+        return key in self._flying or self._waiting[key] > 0
 
     @contextlib.asynccontextmanager
     async def board(self, key: Hashable) -> AsyncIterator[None]:

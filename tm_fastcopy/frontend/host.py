@@ -38,10 +38,6 @@ class Host:
         self._before = 0
         self.opened = Opened(False, "", "", "")
         self.is_open = False
-        self.reached = False
-        """Whether an agent there has been asked for anything."""
-        self.brings = ""
-        """The key of the image that the conversation brings into the host's cache, if it does."""
         self._lanes: Dict[Channel, int] = {}  # and what they had moved before they were ours
         self._moved = 0
 
@@ -110,7 +106,6 @@ class Host:
 
     def _take(self, agent: Agent) -> Agent:
         self._agent, self._before = agent, agent.channel.sent + agent.channel.received
-        self.reached = True
         return agent
 
     def _let_go(self, usable: bool) -> None:

@@ -102,6 +102,8 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
                 raise FastcopyError(text)
             elif kind != b"H":
                 break
+            if not got:
+                raise FastcopyError("the daemon ended before it had answered, or is of another version: ask again")
     except (OSError, ValueError) as error:
         raise FastcopyError(f"the daemon answers something that is not understood: {error}") from error
     if kind != b"X" or not said or said[0].get("format") != FORMAT:

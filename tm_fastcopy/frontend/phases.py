@@ -19,7 +19,7 @@ class Phases:
         self._clock = clock
         self.progress = Progress(clock)
         self.named = ""
-        """What has its name already, in words, of an action that has several things to name; "": nothing."""
+        """What has been done for good, in words, by an action that does several things so; "": nothing."""
         self._name: Optional[str] = None
         self._since = 0.0
         self._seconds: Dict[str, float] = {}

@@ -69,7 +69,7 @@ class Progress:
             (sample for sample in self._samples if self._clock() - sample[0] <= WINDOW), self._samples[-1]
         )
         seconds = max(self._clock() - since, _GRAIN)
-        return Snapshot(min(self._done, self._total), self._total, (self._travelled - before) / seconds)
+        return Snapshot(max(0, min(self._done, self._total)), self._total, (self._travelled - before) / seconds)
 
 
 def line(phase: str, seconds: float, seen: Snapshot) -> str:

@@ -74,7 +74,7 @@ class PullTree:
             self._phases.enter("publish")
             receipt = await in_thread(self._publish)
             if not self._listed.active:
-                self._phases.named = "its snapshots, which have replaced those of the image"
+                self._phases.named = "the image's snapshots have been replaced"
                 pulled.append(await self._pull(None))
                 receipt = pulled[-1].receipt
             return Pulled(receipt, sum(one.fetched for one in pulled), self._host.wire_bytes)

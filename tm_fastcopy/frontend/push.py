@@ -106,7 +106,6 @@ class Push:
             self._phases.enter("wait")
             begun = await self._host.ask(self._begin(), Begun)
             if begun.state == "lead":
-                self._host.brings = self._key
                 async with self._host.transfer():
                     published = await self._send()
             elif begun.state == "ready":

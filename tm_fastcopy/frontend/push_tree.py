@@ -19,6 +19,16 @@ from .settings import Settings
 from .threads import in_thread
 
 
+def image_keys(tree: ImageTree, machine: str) -> List[str]:
+    """By what a host's cache names the files of an image that is a tree; *machine* as for `PushTree`.  Blocking."""
+    found = []
+    for name in tree.names:
+        image = tree.open(name)
+        found.append(image.identity.key(machine))
+        image.close()
+    return found
+
+
 class PushTree:
     """One image with its snapshots on its way to one disk; `run` once.  *machine* tells this front-end's files."""
 
@@ -47,7 +57,7 @@ class PushTree:
         published: Published = await self._host.ask(question, Published)
         receipt = Receipt.decode(published.receipt)
         if not tree.active:
-            self._phases.named = "its snapshots, which have their names"
+            self._phases.named = "the disk's snapshots have been made"
             await self._host.ask(Member(""), Done)
             pushed.append(await self._push(beside, wanted))
             receipt = pushed[-1].receipt

@@ -28,7 +28,7 @@ class Running:
         self.call: Optional[Call] = None
         self.task: Optional[asyncio.Future[Optional[str]]] = None
         self.ended_by = ""
-        """Why somebody has ended it: the sentence that it fails with."""
+        """By whom somebody has had it ended: the beginning of the sentence that it fails with."""
 
     @property
     def vm(self) -> Optional[int]:
@@ -60,17 +60,39 @@ class Running:
             "age": round(time.monotonic() - self.began, 1),
         }
 
-    @property
-    def stays(self) -> str:
-        """What is left of it, once it has been cancelled; "": nothing."""
-        if self.call is None:
-            return ""
-        if not self.call.discard and self.call.phases.progress.snapshot().total:
-            return "what has arrived, for when the action is repeated"
-        return " ".join(self.call.stays.split())[:_LONGEST]
+    def sentence(self) -> str:
+        """Why it has failed, once it was cancelled."""
+        named = self.call.phases.named if self.call else ""
+        ended = self.ended_by or f"{self.action} was ended"
+        if named:
+            return f"{ended} when {named}, and the rest not: repeat the action before anything is deleted"
+        return f"{ended}; the destination is as it was, or complete: repeat the action"
+
+    def ending(self) -> Row:
+        """How it ended, once it was cancelled: `stays` says what is left ("": nothing), `clean` whether no more than
+        was asked for, `looked` whether what earlier attempts had left was removed, too; `complete`, that it was done
+        before it could be ended."""
+        stays: List[str] = []
+        clean, looked = True, False
+        if self.task and self.task.done() and not self.task.cancelled():
+            return {"stays": "", "clean": True, "looked": False, "complete": self.task.result() is None}
+        if self.call and not self.call.discard:
+            if self.call.phases.progress.snapshot().total:
+                stays = ["what has arrived, for when the action is repeated"]
+        elif self.call:
+            looked = self.call.left is not None
+            stays = self.call.left or []
+            clean = not stays
+        if self.call and self.call.shared:
+            stays = [*stays, self.call.shared]
+        if self.call and self.call.phases.named:
+            clean, stays = False, [*stays, f"what was done before: {self.call.phases.named}"]
+        text = " ".join("; ".join(stays).split())[:_LONGEST]
+        return {"stays": text, "clean": clean, "looked": looked, "complete": False}
 
     def cancel(self, reason: str, keep: bool) -> None:
-        """End it; it fails with the sentence *reason*.  *keep* what has arrived, for when the action is repeated."""
+        """End it; the sentence that it fails with begins with *reason*.  *keep* what has arrived, for when the action
+        is repeated."""
         if self.ended_by:
             return  # it is ending already, and cancelled once more it would not come to remove what it must
         self.ended_by = reason
@@ -109,7 +131,7 @@ class Calls:
             if row["vm"] == vm and disk in ("", row["disk"]) and running.action not in _NOT_ENDED:
                 found.append((running, row))
         for running, row in found:
-            what = f"{running.action} of {row['disk'] or 'the VM directory'} was ended by `fastcopy cancel`"
-            running.cancel(f"{what}; the destination is as it was, or complete: repeat the action", keep)
+            what = f"{running.action} of {row['disk'] or 'the VM directory'}"
+            running.cancel(f"{what} was ended by `fastcopy cancel`", keep)
         await asyncio.gather(*(running.task for running, _ in found if running.task), return_exceptions=True)
-        return [{**row, "stays": running.stays} for running, row in found]
+        return [{**row, **running.ending()} for running, row in found]

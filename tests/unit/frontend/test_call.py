@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, ClassVar, Dict, List, Tuple
 
 import pytest
 
 from tm_fastcopy.core.errors import Refused
+from tm_fastcopy.core.paths import DiskPath
 from tm_fastcopy.frontend.call import Call, datastore, datastore_of
+from tm_fastcopy.frontend.host import Host
 from tm_fastcopy.frontend.oned import Datastore, Vm
 from tm_fastcopy.frontend.services import Services
 
@@ -96,7 +99,7 @@ def ended(tmp_path: Path, remove: Any, discard: bool = True, again: bool = False
             await task
 
     asyncio.run(scene())
-    return call.stays
+    return "; ".join(call.left or [])
 
 
 @pytest.mark.parametrize("says", ["", "what is used"])
@@ -143,3 +146,63 @@ def test_a_removal_that_is_cut_off_is_said(tmp_path: Path) -> None:
         return ""
 
     assert "cut off" in ended(tmp_path, remove, again=True)
+
+
+class SlowHost:
+    """A host whose agent does not answer; what is asked of it when the action is ended."""
+
+    discarded: ClassVar[List[Tuple[str, str]]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name, self.is_open = name, False
+
+    async def __aenter__(self) -> SlowHost:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def open(self, *_: object) -> None:
+        await asyncio.sleep(60)
+
+    async def discard(self, disk: DiskPath, seq: int, action: int, key: str) -> bool:
+        self.discarded.append((disk.name, key))
+        return key != "busy"
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted", "asked", "shared"),
+    [
+        ([], "", [("disk.0", "")], False),
+        (["", "abc"], "", [("disk.0", "abc")], False),
+        (["abc", "def"], "abc", [("disk.0", "def")], True),
+        (["abc"], "abc", [("disk.0", "")], True),  # what is staged of the disk itself is nobody else's
+        (["busy"], "", [("disk.0", "busy")], True),
+    ],
+)
+def test_who_is_ended_before_the_first_answer_has_all_removed_that_earlier_attempts_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: List[str], wanted: str, asked: Any, shared: bool
+) -> None:
+    monkeypatch.setattr("tm_fastcopy.frontend.call._LANES_END", -1.0)
+    monkeypatch.setattr(SlowHost, "discarded", [])
+    environ = {"ONE_LOCATION": str(tmp_path), "HOME": str(tmp_path)}
+    call = Call([], environ, print, Services(keep=True))
+    monkeypatch.setattr(call, "host", SlowHost)
+    disk = DiskPath("/d/0", 42, "disk.0")
+
+    async def work(_: Host) -> None:
+        raise AssertionError("the host does not answer")
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            if wanted:
+                await stack.enter_async_context(call.services.flights.board(("host1", "/d/0", wanted)))
+            task = asyncio.ensure_future(call.converse("host1", disk, 0, True, work, lambda: keys))
+            await asyncio.sleep(0.01)
+            call.discard = True
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scene())
+    assert SlowHost.discarded == asked
+    assert (call.left, bool(call.shared)) == ([], shared)

@@ -179,23 +179,20 @@ def test_one_flies_and_the_others_follow_together() -> None:
     play(scene)
 
 
-def test_it_is_known_whether_somebody_waits_for_a_flight() -> None:
+def test_it_is_known_whether_somebody_wants_a_flight() -> None:
     async def scene(stage: Stage) -> None:
         flights = Flights()
+        assert not flights.wanted("image")
         first = board(flights, stage, "a", "image")
+        second = board(flights, stage, "b", "image")
         await pause()
-        assert not flights.awaited("image")
-        others = [board(flights, stage, name, "image") for name in "bc"]
-        await pause()
-        assert flights.awaited("image") and not flights.awaited("another")
-        others[0].cancel()
-        await pause()
-        assert flights.awaited("image")
-        others[1].cancel()
-        await pause()
-        assert not flights.awaited("image")
-        stage.let("a")
-        await asyncio.gather(first, *others, return_exceptions=True)
+        assert flights.wanted("image") and not flights.wanted("another")
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert flights.wanted("image")  # by the second
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        assert not flights.wanted("image")
 
     play(scene)
 

@@ -17,7 +17,7 @@ from ..host import Host
 from ..image import Image, ImageTree
 from ..oned import Disk, Vm, check_format
 from ..push import Push, Pushed, Wanted
-from ..push_tree import PushTree
+from ..push_tree import PushTree, image_keys
 from ..threads import in_thread
 
 _MIB = 1024 * 1024
@@ -83,15 +83,15 @@ async def _push(call: Call, name: str, disk: DiskPath, seq: int, image: Image, w
         connections = call.services.connections(call.environ, call.places)
         call.services.caretaker.note(connections.agents, name, disk.base, call.settings.cache.scrub_rate)
     call.phases.enter("flight")
-    flight = call.services.flights.board((name, disk.base, key) if key else None)
-    async with flight:
-        return await call.converse(
-            name,
-            disk,
-            seq,
-            True,
-            lambda host: Push(host, image, wanted, call.store, known, call.settings, key, call.phases).run(),
-        )
+    return await call.converse(
+        name,
+        disk,
+        seq,
+        True,
+        lambda host: Push(host, image, wanted, call.store, known, call.settings, key, call.phases).run(),
+        lambda: [key],
+        (name, disk.base, key) if key else None,
+    )
 
 
 def _open(path: str, images: List[str], format: str, tree: Optional[ImageTree]) -> Image:
@@ -109,7 +109,7 @@ async def _push_tree(
         push = PushTree(host, tree, wanted, call.store, call.settings, machine, call.phases)
         return await push.run(image)
 
-    return await call.converse(name, disk, seq, True, work)
+    return await call.converse(name, disk, seq, True, work, lambda: image_keys(tree, machine))
 
 
 def _attributes(vm: Vm, disk: DiskPath) -> Optional[Disk]:

@@ -73,12 +73,9 @@ def _full(vm: Vm) -> Set[str]:
 
 async def _converse(call: Call, move: Move, seq: int, source: Side, target: Side) -> Moved:
     """One conversation, or two.  What has arrived when one breaks is found again by the next attempt."""
-    talks: List[Host] = []
-
     async def within(hosts: List[Host]) -> Moved:
         async with call.host(source.name) as host:
             hosts.append(host)
-            talks.append(host)
             await host.open_move(source.directory, seq, call.action)
             return await move.within(host)
 
@@ -88,15 +85,9 @@ async def _converse(call: Call, move: Move, seq: int, source: Side, target: Side
         one, other = sorted((source, target), key=lambda side: side.name)
         async with call.host(one.name) as first, call.host(other.name) as second:
             hosts += [first, second]
-            talks[:] = [first, second]
             await first.open_move(one.directory, seq, call.action, create=one is target)
             await second.open_move(other.directory, seq, call.action, create=other is target)
             return await move.between(*((first, second) if one is source else (second, first)))
 
-    async def remove() -> str:
-        if not all(host.reached for host in talks):
-            return ""  # nothing is staged before both sides have been asked
-        return await call.discard_on(move.writer, target.directory, seq, [""])
-
-    async with call.discarding(remove):
+    async with call.discarding(lambda: call.discard_on(move.writer, target.directory, seq)):
         return await call.persist(within if source.name == target.name else between)

@@ -81,7 +81,7 @@ class _Restore:
             await self._fetch_all(vm, documents, wanted, files)
             for disk_id, file in files.items():
                 await self._replace(dataclasses.replace(disk, name=f"disk.{disk_id}"), vm, file, settings)
-                call.phases.named = "the disks that had been restored before this one"
+                call.phases.named = f"disk {disk_id}, and those before it, have been restored"
         finally:
             for file in files.values():
                 file.close()
