@@ -25,7 +25,8 @@ SYSTEM, DEFAULT, FILES = 0, 1, 2  # datastores of the lab
 HOSTS = {"xfs": "host1", "btrfs": "host2", "ext4": "host3"}
 SETTLING = 2.2  # seconds until an image is old enough for its manifest to be remembered
 BOUND = 120.0  # seconds; no action may take longer, whatever happens to its link
-_numbers = itertools.count(100)
+NUMBERS = itertools.count(100)
+"""Of VMs and images. A host remembers VMs that it has removed: none may get the number of an earlier one."""
 _control: dict[tuple[str, str], int] = {}  # by lab and host: `Cloud.control_bytes`
 
 
@@ -142,7 +143,7 @@ class Cloud:
         format: str = "raw",
     ) -> Image:
         """Write a new image's file with `write`, and make the image known to oned; its size is rounded up."""
-        number = next(_numbers)
+        number = next(NUMBERS)
         path = f"{self.lab.datastores}/{store}/{name or f'image-{number}'}"
         file = self.lab.fe.path(path)
         write(file)
@@ -152,7 +153,7 @@ class Cloud:
 
     def known(self, name: str) -> Image:
         """An image of the gallery: settled, and the same for all tests. Whoever writes into it makes others fail."""
-        number = next(_numbers)
+        number = next(NUMBERS)
         path = f"{self.store}/gallery/{name}"
         file = self.lab.fe.path(path)
         self.lab.oned.add_image(number, DEFAULT, path, -(-file.stat().st_size // MIB))
@@ -160,7 +161,7 @@ class Cloud:
 
     def vm(self, image: Optional[Image], host: str = "host1", **disk: object) -> Vm:
         """A new VM in its prolog, with one disk of `image`; `disk` overrides attributes of it."""
-        number = next(_numbers)
+        number = next(NUMBERS)
         disks = [{"IMAGE_ID": image.id, **disk}] if image else []
         self.lab.oned.add_vm(number, host=host, ds_id=SYSTEM, disks=disks)
         directory = f"{self.system}/{number}"

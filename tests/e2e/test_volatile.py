@@ -6,7 +6,6 @@ as well, and must leave the same.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -21,14 +20,13 @@ import pytest
 from bench.images.edge import MIB, random_data
 from bench.testbed.node import UID
 from tests.e2e import look
-from tests.e2e.cloud import DEFAULT, SYSTEM, Cloud, Outcome, Running, Vm, give
+from tests.e2e.cloud import DEFAULT, NUMBERS, SYSTEM, Cloud, Outcome, Running, Vm, give
 from tests.e2e.conftest import CHECKOUT
 from tests.support import qemu_img
 
 pytestmark = pytest.mark.root
 
 on_both = pytest.mark.parametrize("host", ["host1", "host3"], ids=["xfs", "ext4"])
-_numbers = itertools.count(500)
 DISK_RESIZE, DISK_RESIZE_POWEROFF = 62, 63  # LCM_STATE
 
 CONF = """\
@@ -66,7 +64,7 @@ def configured(cloud: Cloud) -> None:
 
 def new_vm(cloud: Cloud, host: str, disks: Sequence[Mapping[str, Any]], state: int = 1) -> Vm:
     """A VM with such disks, in an LCM_STATE."""
-    number = next(_numbers)
+    number = next(NUMBERS)
     cloud.lab.oned.add_vm(number, host=host, ds_id=SYSTEM, disks=disks, extra={"LCM_STATE": state})
     directory = f"{cloud.system}/{number}"
     return Vm(number, host, directory, cloud.lab.hosts[host].path(directory))
