@@ -18,6 +18,7 @@ from ..core.errors import FastcopyError
 
 _LOOK = 1.0  # seconds between looks whether it goes on
 _ENDING = 5.0  # seconds that it may take to end when it is asked to
+_POLL = 0.01  # seconds between looks whether its children have ended, too
 _SAID = 64 * 1024  # bytes of its last words that are read
 _LONGEST = 300  # characters of them that a sentence repeats
 
@@ -71,13 +72,29 @@ async def _wait(
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """End it and its children, if it has not ended by itself."""
+    if process.returncode is not None:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+        _signal(process.pid, number)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), _ENDING)
+            await asyncio.wait_for(_gone(process), _ENDING)
+            return
+
+
+async def _gone(process: asyncio.subprocess.Process) -> None:
+    """Wait until neither it nor a child of its lives: who is asked to end may do so later than its parent."""
+    await process.wait()
+    while _signal(process.pid, 0):
+        await asyncio.sleep(_POLL)
+
+
+def _signal(group: int, number: int) -> bool:
+    """Send a signal; whether there was a process of ours to send it to."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _words(said: IO[bytes]) -> str:

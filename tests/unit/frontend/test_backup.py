@@ -158,11 +158,16 @@ def lives(pid: int) -> bool:
         return False
 
 
-def test_a_program_without_progress_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("child", ["exec sleep 60", "trap '' TERM; while :; do sleep 0.1; done"], ids=["heeds", "deaf"])
+def test_a_program_without_progress_is_ended_with_its_children(
+    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program itself ends at once; its child later, or only when it is killed."""
     monkeypatch.setattr(programs, "_LOOK", 0.05)
+    monkeypatch.setattr(programs, "_ENDING", 0.5)
     pid = tmp_path / "pid"
     with pytest.raises(FastcopyError, match="no progress for"):
-        run("sh", "-c", 'sh -c \'echo $$ > "$0"; exec sleep 60\' "$0"; true', str(pid), stall=0.5)
+        run("sh", "-c", 'sh -c "$1" "$0"; true', str(pid), f'echo $$ > "$0"; {child}', stall=0.5)
     assert not lives(int(pid.read_text()))
 
 
