@@ -56,19 +56,24 @@ class LanePool:
         self._lost = 0
         self._closed = False
         self._news = asyncio.Condition()
+        self._telling: Optional[asyncio.Task[None]] = None
         self._lanes: List[asyncio.Task[None]] = []
         self._dialling = asyncio.Lock()
         self._failed: Optional[BaseException] = None
 
-    async def add(self, chunks: Sequence[int]) -> None:
-        """Queue chunks; raises what a lane has failed with."""
+    def add(self, chunks: Sequence[int]) -> None:
+        """Queue chunks; raises what a lane has failed with.
+
+        Nobody waits here: who queues what was just taken in from another lane is not cut off, by that lane's end,
+        before it counts as settled.
+        """
         if self._failed:
             raise self._failed
         self._waiting.extend(chunks)
         self._unsettled += len(chunks)
         if len(self._waiting) > max(self._inline, WORTH_A_LANE * len(self._lanes)):
             self._start()
-        await self._tell()
+        self._tell()
 
     async def room(self, most: int) -> None:
         """Wait until fewer than *most* chunks are unsettled; raises what a lane has failed with."""
@@ -82,7 +87,7 @@ class LanePool:
         self._closed = True
         if not self._lanes:
             await self._send_inline()
-        await self._tell()
+        self._tell()
         await self._outlive(asyncio.ensure_future(first_error(self._lanes)))
         if self._failed:
             raise self._failed
@@ -127,8 +132,15 @@ class LanePool:
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
+        if self._telling:
+            await self._telling
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
+        """Wake, soon, all who wait for news."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.ensure_future(self._notify())
+
+    async def _notify(self) -> None:
         async with self._news:
             self._news.notify_all()
 
@@ -151,7 +163,7 @@ class LanePool:
             raise
         except BaseException as error:
             self._failed = self._failed or error
-            await self._tell()
+            self._tell()
             raise
 
     async def _run_lane(self) -> None:
@@ -169,7 +181,7 @@ class LanePool:
             usable = not self._failed and not self._onward
         except LinkLost:
             self._waiting.extend(mine.chunks)
-            await self._tell()
+            self._tell()
             raise
         finally:
             await self._host.release(channel, usable)
@@ -223,4 +235,4 @@ class LanePool:
         mine.chunks.popleft()
         # What waits for room in a lane's window waits for that of a batch: not every chunk is news.
         if again or not self._unsettled or len(mine.chunks) % BATCH == 0:
-            await self._tell()
+            self._tell()

@@ -382,7 +382,7 @@ class Pull:
                     await in_thread(self._check_room, len(missing) * chunk)
                 wanted = sum(min(chunk, size - index * chunk) for index in missing)
                 self._phases.progress.found(sum(n for _, n in page.runs) - wanted)
-                await pool.add(missing)
+                pool.add(missing)
         finally:
             if ahead:
                 ahead.cancel()

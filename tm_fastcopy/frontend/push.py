@@ -162,7 +162,7 @@ class Push:
                     raise ProtocolError("the agent answered for another page than it was offered")
                 chunks = [page.first + i for i, wanted in enumerate(wants.blob) if wanted]
                 self._phases.progress.found(sum(n for _, n in page.runs) - sum(map(self._length, chunks)))
-                await self._pool.add(chunks)
+                self._pool.add(chunks)
             await self._pool.finish()
             self._host.note_packing(self._compression.learned)
         except BadChunk as error:

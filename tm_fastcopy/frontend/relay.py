@@ -66,7 +66,7 @@ class _Way:
                 wants: Wants = await self._target.ask(page, Wants)
                 if len(wants.blob) != length:
                     raise ProtocolError(f"{self._target.name} answered for another page than it was offered")
-                await self._pools[0].add([first + i for i, wanted in enumerate(wants.blob) if wanted])
+                self._pools[0].add([first + i for i, wanted in enumerate(wants.blob) if wanted])
         finally:
             if ahead:
                 ahead.cancel()
@@ -116,7 +116,7 @@ class Relay(_Way):
             raise ProtocolError(f"{self._source.name} answered {type(answer).__name__} to a question for a chunk")
         await self._to.room(self._most_kept)
         self._fetched[answer.index] = answer
-        await self._to.add([answer.index])
+        self._to.add([answer.index])
         return answer.index
 
     async def _give(self, chunks: Sequence[int]) -> List[Message]:
