@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
+from typing import Any, List, Type
 
 from ..core.errors import FastcopyError
 from ..core.files import Files
@@ -19,26 +23,19 @@ _PIECE = 1 << 16
 
 def fetch(files: Files, directory: int, address: str) -> int:
     """Fetch *address* (http or https) into a new file on the file system of *directory*; return its descriptor."""
-    # No other protocol, also not by a redirection: file:// would read what the front-end may read.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler,
-    ):  # fmt: skip
-        opener.add_handler(handler())
-    deadline = time.monotonic() + BOUND
+    late = f"{address} did not arrive within {BOUND:.0f} s: use a file of the front-end"
     fd = files.create_unnamed(directory)
+    deadline = _Deadline(BOUND)
     try:
-        with opener.open(address, timeout=_SILENCE) as answer:
+        with _opener(deadline).open(address, timeout=_SILENCE) as answer:
             done = 0
             while data := answer.read1(_PIECE):
                 done += len(data)
                 if done > MAX_BYTES:
                     raise FastcopyError(f"{address} is larger than {MAX_BYTES >> 20} MiB: use an image for so much")
-                if time.monotonic() > deadline:
-                    raise FastcopyError(f"{address} did not arrive within {BOUND:.0f} s: use a file of the front-end")
                 files.write(fd, data, done - len(data))
+            if deadline.passed:
+                raise FastcopyError(late)
             promised = answer.headers.get("Content-Length", "")
             if promised.isdecimal() and int(promised) != done:
                 raise FastcopyError(f"{address} ended after {done} of {promised} bytes; repeat the action")
@@ -49,5 +46,82 @@ def fetch(files: Files, directory: int, address: str) -> int:
             error.close()
         if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
             reason = getattr(error, "reason", None) or error
-            raise FastcopyError(f"{address} cannot be fetched for the context: {reason}") from error
+            said = late if deadline.passed else f"{address} cannot be fetched for the context: {reason}"
+            raise FastcopyError(said) from error
         raise
+    finally:
+        deadline.end()
+
+
+class _Deadline:
+    """Cuts connections off when *seconds* have passed: the time limits of sockets are for one read each, and a server
+    may send a header byte by byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until, self._over = time.monotonic() + seconds, False
+        self._connections: List[socket.socket] = []
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(max(0.0, seconds), self._pass)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def connect(self, *arguments: Any, **options: Any) -> socket.socket:
+        """`socket.create_connection`, watched."""
+        made = socket.create_connection(*arguments, **options)
+        with self._lock:
+            self._connections.append(made.dup())  # one of our own: TLS takes the other one over
+            if self._over:
+                self._cut()
+        return made
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time has come."""
+        return self._over or time.monotonic() > self._until
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    def _pass(self) -> None:
+        with self._lock:
+            self._over = True
+            self._cut()
+
+    def _cut(self) -> None:
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
+    """No other protocol than http and https, also not by a redirection: file:// would read what the front-end may
+    read."""
+
+    def watched(kind: Type[http.client.HTTPConnection]) -> Any:
+        def make(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
+            made = kind(*arguments, **options)
+            made._create_connection = deadline.connect  # type: ignore[attr-defined]
+            return made
+
+        return make
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(watched(http.client.HTTPConnection), request)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(watched(http.client.HTTPSConnection), request)
+
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler, Http, Https, urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    return opener

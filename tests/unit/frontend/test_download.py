@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +20,9 @@ from tm_fastcopy.frontend import download
 BODY = bytes(range(256)) * 1000
 
 
+sent_whole = threading.Event()  # a slow answer was waited for
+
+
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kind, _, rest = self.path[1:].partition("/")
@@ -29,11 +34,23 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "missing":
             self.send_error(404)
             return
+        if kind == "dripping":
+            self.drip()
+            return
         self.send_response(200)
         if kind != "unsized":
             self.send_header("Content-Length", str(len(BODY) + (5 if kind == "short" else 0)))
         self.end_headers()
         self.wfile.write(BODY)
+
+    def drip(self) -> None:
+        """A header, byte by byte, of ten seconds."""
+        with contextlib.suppress(ConnectionError):
+            for byte in b"HTTP/1.0 200 OK\r\nX: " + 200 * b"x":
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+            sent_whole.set()
+            self.wfile.write(b"\r\n\r\n" + BODY)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""
@@ -58,6 +75,10 @@ def directory(tmp_path: Path) -> Iterator[int]:
     yield fd
     gc.collect()  # an error that a test has caught holds what it was raised in
     assert os.listdir(tmp_path) == []
+    for _ in range(1000):  # the server's side of a connection is open a little longer
+        if os.listdir("/proc/self/fd") == before:
+            break
+        time.sleep(0.01)
     assert os.listdir("/proc/self/fd") == before
     os.close(fd)
 
@@ -92,3 +113,12 @@ def test_size_and_time_are_bounded(address: str, directory: int, monkeypatch: py
     with monkeypatch.context() as patch, pytest.raises(FastcopyError, match="did not arrive within"):
         patch.setattr(download, "BOUND", -1.0)
         download.fetch(Files(), directory, f"{address}/plain")
+
+
+def test_a_header_that_drips_in_is_not_waited_for(
+    address: str, directory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "BOUND", 0.5)
+    with pytest.raises(FastcopyError, match="did not arrive within"):
+        download.fetch(Files(), directory, f"{address}/dripping")
+    assert not sent_whole.is_set()
