@@ -319,7 +319,7 @@ def remove_home_mount_point() -> None:
 
 def take_down(directory: Path) -> None:
     """Remove a lab by what can be seen of it, whatever state it is in."""
-    processes.kill(pid for pid, _, _ in processes.holders(directory))
+    processes.kill((pid for pid, _, _ in processes.holders(directory)), RELEASE_WAIT)
     processes.wait_for(lambda: not disks.loops(directory), RELEASE_WAIT, f"the loop devices of {directory}")
     remove_home_mount_point()
     if not (directory / STAMP).exists():

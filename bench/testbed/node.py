@@ -6,6 +6,7 @@ enter all of them. The process namespace makes `kill` honest: what runs on a nod
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -194,8 +195,9 @@ class Node:
 
     def signal(self, pids: Sequence[int], sig: signal.Signals) -> None:
         """Send `sig` to processes of this node; LabError if one of them is not."""
-        strangers = set(pids) - set(self.processes())
+        strangers = {pid for pid in set(pids) - set(self.processes()) if processes.alive(pid)}
         if strangers:
             raise LabError(f"{self.name}: processes {sorted(strangers)} do not run on this node.")
         for pid in pids:
-            os.kill(pid, sig)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sig)

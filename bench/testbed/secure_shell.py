@@ -15,7 +15,7 @@ from bench.testbed.errors import LabError, program
 if TYPE_CHECKING:
     from bench.testbed.node import Node
 
-START_WAIT = 10.0  # seconds; a loaded machine takes one or two
+START_WAIT = 60.0  # seconds; a loaded machine takes one or two
 
 SSHD_CONFIG = """\
 ListenAddress {address}

@@ -119,7 +119,7 @@ class Running:
     def kill(self) -> None:
         """Kill the front-end's process without a chance to say anything."""
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
 
 
 class Cloud:
@@ -240,7 +240,7 @@ class Cloud:
     def end_daemons(self) -> None:
         """Ask the daemons to end, and wait until they have."""
         self.lab.fe.signal(self.daemons(), signal.SIGTERM)
-        processes.wait_for(lambda: not self.daemons(), 30, "the daemons to end")
+        processes.wait_for(lambda: not self.daemons(), 60, "the daemons to end")
 
     def log(self) -> str:
         """The daemon's log."""

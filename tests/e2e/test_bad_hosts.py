@@ -301,6 +301,11 @@ def _with_a_library_of_zeros(bundle: Path) -> None:
     library.write_bytes(bytes(library.stat().st_size))
 
 
+def kept(directory: Path) -> list[Path]:
+    """What agents have left there for later ones; each has a directory for its socket beside it while it runs."""
+    return [path for path in directory.iterdir() if not path.name.startswith("lanes-")]
+
+
 @pytest.mark.usefixtures("own_process")
 @pytest.mark.parametrize("damage", [_cut_short, _without_a_library, _with_a_library_of_zeros])
 def test_damaged_files_of_the_agent_are_an_error_once(cloud: Cloud, damage: Callable[[Path], None]) -> None:
@@ -309,12 +314,12 @@ def test_damaged_files_of_the_agent_are_an_error_once(cloud: Cloud, damage: Call
     vm = cloud.vm(image)
     processes.wait_for(lambda: not cloud.agents("host1"), 30, "the agents to end")
     bundles = cloud.node(vm).path(f"{HOME}/.cache/fastcopy")
-    (bundle,) = bundles.iterdir()
+    (bundle,) = kept(bundles)
     damage(bundle)
     cloud.clone(image, vm).failed("host1", "were damaged", "repeat the action")
     assert not vm.path.exists()
     assert_good(cloud, image, vm)
-    assert list(bundles.iterdir()) == [bundle]
+    assert kept(bundles) == [bundle]
 
 
 # -- Python and shells -------------------------------------------------------------------------------------------
@@ -347,8 +352,8 @@ def other_programs(node: Node, python: str) -> Iterator[None]:
     try:
         yield
     finally:
-        node.run([real / "umount", "/usr/bin"], user="root", check=True)
-        node.run(["umount", real], user="root", check=True)
+        node.run([real / "umount", "-l", "/usr/bin"], user="root", check=True)
+        node.run(["umount", "-l", real], user="root", check=True)
         node.run(["rm", "-r", "/run/lab"], user="root", check=True)
 
 

@@ -98,7 +98,7 @@ def test_a_source_outside_the_datastores_is_refused(cloud: Cloud) -> None:
 def test_a_source_that_changes_while_it_is_read_gives_no_disk(cloud: Cloud) -> None:
     image = cloud.image(lambda path: random_data(path, 24 * MIB))
     vm = cloud.vm(image)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start_clone(image, vm)
         wait_for_bytes(cloud.node(vm), 6 * MIB)
         with image.file.open("r+b") as file:
@@ -115,7 +115,7 @@ def test_a_disk_that_changes_while_it_is_read_gives_no_image(cloud: Cloud) -> No
     before = look.sha256(image.file)
     disk = vm.path / "disk.0"
     random_data(disk, 24 * MIB, seed=2)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start_mvds(vm, image)
         wait_for_bytes(cloud.node(vm), 6 * MIB, sent=True)
         with disk.open("r+b") as file:

@@ -95,7 +95,7 @@ def test_a_short_break_is_survived(cloud: Cloud) -> None:
     image = cloud.known("random")
     vm = cloud.vm(image)
     node = cloud.node(vm)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start_clone(image, vm)
         wait_for_bytes(node, SIZE // 3)
         node.freeze()
@@ -110,7 +110,7 @@ def test_a_driver_that_is_told_to_end_says_so_and_leaves_no_disk(cloud: Cloud, n
     image = cloud.known("random")
     vm = cloud.vm(image)
     node = cloud.node(vm)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start_clone(image, vm)
         wait_for_bytes(node, SIZE // 3)
         python = [pid for pid in cloud.lab.fe.processes() if "tm_fastcopy.frontend.main" in command(pid)]
@@ -134,7 +134,7 @@ def test_killed_lanes_are_dialled_again(cloud: Cloud) -> None:
     image = cloud.known("random")
     vm = cloud.vm(image)
     node = cloud.node(vm)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start_clone(image, vm)
         wait_for_bytes(node, SIZE // 3)
         bulk = [pid for pid in cloud.lab.fe.processes("ssh") if "-c" in command(pid)]

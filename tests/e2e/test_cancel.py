@@ -86,9 +86,9 @@ def test_what_has_arrived_is_for_others_who_wait_for_it(cloud: Cloud) -> None:
     """Two VMs get the same image, the first is ended: the second goes on with what the first has brought."""
     image = cloud.known("random")
     one, other = cloud.vm(image), cloud.vm(image)
-    with rate(cloud.lab, one.host, LINK), traffic(cloud.node(one)) as seen:
+    with rate(cloud.lab, one.host, "20mbit"), traffic(cloud.node(one)) as seen:
         first = cloud.start_clone(image, one)
-        wait_for_bytes(cloud.node(one), SIZE * 2 // 3)
+        wait_for_bytes(cloud.node(one), SIZE // 2)
         second = cloud.start_clone(image, other)
         phases = lambda: [row["phase"] for row in fastcopy(cloud, "status", "--json").well()["transfers"]]  # noqa: E731
         processes.wait_for(lambda: "flight" in phases(), 60, "the second clone to wait for the first one's transfer")
@@ -105,7 +105,7 @@ def test_the_last_of_those_who_want_an_image_takes_away_what_has_arrived(cloud: 
     """Two VMs get the same image, and both are ended, one after the other."""
     image = cloud.known("random")
     one, other = cloud.vm(image), cloud.vm(image)
-    with rate(cloud.lab, one.host, LINK):
+    with rate(cloud.lab, one.host, "20mbit"):
         first = cloud.start_clone(image, one)
         wait_for_bytes(cloud.node(one), SIZE // 3)
         second = cloud.start_clone(image, other)

@@ -113,7 +113,7 @@ def test_what_runs_is_seen_and_ended_and_goes_on_where_it_was(cloud: Cloud) -> N
     node = cloud.node(vm)
     with rate(cloud.lab, "host1", "20mbit"):  # ten seconds
         running = cloud.start_clone(image, vm)
-        wait_for_bytes(node, size // 3)
+        wait_for_bytes(node, size // 6)
         (row,) = fastcopy(cloud, "status", "--json").well()["transfers"]
         seen = {name: row[name] for name in ("vm", "disk", "host", "action", "phase", "directory")}
         assert seen == {

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.root
 
 KILLS = int(os.environ.get("FASTCOPY_KILLS", "2"))
 HOST = "host1"
-_PATIENCE = 20.0  # seconds for a phase to come
+_PATIENCE = 60.0  # seconds for a phase to come
 
 
 class Scene:

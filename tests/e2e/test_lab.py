@@ -99,7 +99,7 @@ def test_run_feeds_input_and_has_a_small_environment(lab: Lab) -> None:
 def test_run_kills_what_takes_too_long(lab: Lab) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         lab.fe.run(["sleep", "1000"], timeout=0.2)
-    processes.wait_for(lambda: not lab.fe.processes("sleep"), 5, "sleep to end")
+    processes.wait_for(lambda: not lab.fe.processes("sleep"), 60, "sleep to end")
 
 
 def test_check_says_what_failed(lab: Lab) -> None:
@@ -130,32 +130,32 @@ def test_rate_limits_both_ways_and_counters_count(lab: Lab) -> None:
     assert fetch(lab, 10 * MB) < 105 * MB
     assert 10 * MB < host.tx_bytes() - sent < 11 * MB
     lab.rate("host1", None)
-    assert send(lab, 100 * MB) > 120 * MB
+    assert max(send(lab, 100 * MB) for _ in range(3)) > 120 * MB
 
 
-def login(lab: Lab) -> subprocess.CompletedProcess[bytes]:
-    return lab.fe.run(["ssh", "-o", "ConnectTimeout=1", "host1", "true"])
+def login(lab: Lab, limit: int = 60) -> subprocess.CompletedProcess[bytes]:
+    return lab.fe.run(["ssh", "-o", f"ConnectTimeout={limit}", "host1", "true"])
 
 
 def test_a_frozen_host_is_silent(lab: Lab) -> None:
     lab.hosts["host1"].freeze()
-    assert b"timed out" in login(lab).stderr
+    assert b"timed out" in login(lab, 1).stderr
     lab.hosts["host1"].thaw()
     assert login(lab).returncode == 0
 
 
 def test_a_cut_link_comes_back(lab: Lab) -> None:
     lab.hosts["host1"].cut()
-    assert login(lab).returncode == 255
+    assert login(lab, 1).returncode == 255
     lab.hosts["host1"].restore()
     assert login(lab).returncode == 0
 
 
 def test_sshd_can_be_stopped(lab: Lab) -> None:
     with lab.fe.popen(["ssh", "host1", "sleep 1000"]) as session:
-        processes.wait_for(lambda: bool(lab.hosts["host1"].processes("sleep")), 10, "the session")
+        processes.wait_for(lambda: bool(lab.hosts["host1"].processes("sleep")), 60, "the session")
         lab.hosts["host1"].stop_sshd()
-        assert session.wait(10) == 255
+        assert session.wait(60) == 255
     assert b"refused" in login(lab).stderr
     lab.hosts["host1"].start_sshd()
     assert login(lab).returncode == 0
@@ -176,9 +176,9 @@ def test_a_power_cut_loses_what_was_not_durable(lab: Lab, name: str) -> None:
     script = 'mkdir "$0" && echo kept > "$0/kept" && sync -f "$0" && echo lost > "$0/lost"'
     host.run(["sh", "-c", script, str(directory)], check=True)
     with host.popen(["sleep", "1000"]) as victim:
-        processes.wait_for(lambda: bool(host.processes("sleep")), 10, "sleep")
+        processes.wait_for(lambda: bool(host.processes("sleep")), 60, "sleep")
         host.power_cut()
-        assert victim.wait(10) != 0
+        assert victim.wait(60) != 0
     assert [path.name for path in host.path(directory).iterdir()] == ["kept"]
     assert host.path(directory / "kept").read_text() == "kept\n"
     assert text(lab.fe.run(["ssh", name, "hostname"])) == f"{name}\n"

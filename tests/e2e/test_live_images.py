@@ -39,7 +39,7 @@ def hypervisor(cloud: Cloud, fs: str) -> Iterator[tuple[Image, Vm, Virsh]]:
         yield image, vm, virsh
         assert virsh.undisturbed()
     finally:
-        node.run(["umount", "/usr/local/bin"], user="root", check=True)
+        node.run(["umount", "-l", "/usr/local/bin"], user="root", check=True)
         inside.parent.chmod(0o700)
         for path in inside.iterdir():
             path.unlink()

@@ -187,7 +187,7 @@ def test_one_machine_under_another_name(moving: Cloud) -> None:
         outcome = moving.run("mv", *arguments(moving, vm, "host3", target, (SYSTEM, OTHER))).succeeded()
         assert "the same directory" in outcome.log[-1]
         assert survey(vm.path) == wanted
-    node.run([program("umount"), here], user="root", check=True)
+    node.run([program("umount"), "-l", here], user="root", check=True)
     outcome = moving.run("mv", *arguments(moving, vm, alias, "host3", (SYSTEM, OTHER))).succeeded()
     assert "renamed" in outcome.log[-1]
     assert_moved(moving, vm, wanted, away=vm.path, here=at(moving, vm, "host3", OTHER))
@@ -273,7 +273,7 @@ def test_a_cut_link_and_a_repetition_that_sends_the_rest(moving: Cloud) -> None:
     belong(vm.path)
     wanted = survey(vm.path)
     target = node_of(moving, "host3")
-    with rate(moving.lab, "host3", "100mbit"):
+    with rate(moving.lab, "host3", "50mbit"):
         running = moving.start("mv", arguments(moving, vm, "host1", "host3", (SYSTEM, SYSTEM)), FASTCOPY_DAEMON="no")
         wait_for_bytes(target, SIZE // 2)
         target.freeze()
@@ -286,7 +286,7 @@ def test_a_cut_link_and_a_repetition_that_sends_the_rest(moving: Cloud) -> None:
     moving.wait_for_quiet("host3")
     with traffic(target) as seen:
         move(moving, vm, "host1", "host3").succeeded()
-    assert seen.rx < 0.7 * SIZE
+    assert seen.rx < 0.9 * SIZE
     assert_moved(moving, vm, wanted, away=vm.path, here=at(moving, vm, "host3"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -57,9 +58,12 @@ def test_a_prolog_and_an_epilog_succeed(cloud: Cloud) -> None:
     assert look.same_content(image.file, disk)
 
 
-def niceness(pid: int) -> int:
-    """The nice value of a process (proc(5): field 19 of stat)."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
+def niceness(pid: int) -> Optional[int]:
+    """The nice value of a process (proc(5): field 19 of stat); None if it has just ended, as `ssh -G` does at once."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
+    except OSError:
+        return None
 
 
 @pytest.fixture
@@ -78,12 +82,12 @@ def test_the_driver_is_niced_and_so_are_its_connections(cloud: Cloud) -> None:
     image = cloud.known("random")
     vm = cloud.vm(image)
     fe = cloud.lab.fe
-    with rate(cloud.lab, "host1", "100mbit"), ThreadPoolExecutor(1) as pool:
+    with rate(cloud.lab, "host1", "50mbit"), ThreadPoolExecutor(1) as pool:
         result = pool.submit(cloud.lab.tm, [clone_line(image, vm)], vm.id)
         processes.wait_for(lambda: len(fe.processes("ssh")) >= 2, 30, "the driver's connections")
         nice = {niceness(pid) for pid in fe.processes("ssh")}
         assert result.result(120).success
-    assert nice == {19}
+    assert nice - {None} == {19}
     assert look.same_content(vm.path / "disk.0", image.file)
 
 

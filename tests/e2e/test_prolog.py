@@ -34,7 +34,8 @@ def test_drivers_are_measured_and_checked_on_both_file_systems(tmp_path: Path) -
         assert cell.failures == []
         assert 0 < run.prolog <= run.durable
         assert run.wire > (0 if cell.driver == "fastcopy" else cell.data)  # the pipeline packs nothing
-        assert run.cpu_front_end > 0 and run.cpu_hosts > 0 and cell.peak_front_end > MIB and cell.peak_hosts > MIB
+        assert run.cpu_front_end > 0 and cell.peak_front_end > MIB and cell.peak_hosts > MIB
+        assert run.cpu_hosts > 0 or cell.driver == "fastcopy"  # a kept agent needs less than is counted
         assert bool(run.phases) == (cell.driver == "fastcopy")
         assert sum(run.phases.values()) <= run.prolog
         assert cell.bound is not None and cell.bound.seconds > 0

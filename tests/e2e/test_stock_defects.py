@@ -157,7 +157,7 @@ def test_a3_an_image_whose_refresh_failed_is_cached_the_next_time(cloud: Cloud) 
     random_data(image.file, SIZE, seed=52)
     settle()
     vm = cloud.vm(image)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start("clone", clone_arguments(image, vm), FASTCOPY_DAEMON="no")
         wait_for_bytes(cloud.node(vm), SIZE // 3)
         running.kill()
@@ -463,7 +463,7 @@ def test_c3_a_write_back_that_was_interrupted_leaves_no_sum_behind(cloud: Cloud)
     cloud.clone(image, vm).succeeded()
     random_data(vm.path / "disk.0", SIZE, seed=56)
     before = look.sha256(image.file)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start("mvds", [vm.argument(), image.path, str(vm.id), str(DEFAULT)], FASTCOPY_DAEMON="no")
         wait_for_bytes(cloud.node(vm), SIZE // 2, sent=True)
         running.kill()
@@ -488,7 +488,7 @@ def test_c4_a_cache_that_lost_an_image_makes_no_short_disk(cloud: Cloud) -> None
 def test_c4_an_image_that_ends_too_early_makes_no_short_disk(cloud: Cloud) -> None:
     image = cloud.image(lambda path: random_data(path, SIZE, seed=57))
     vm = cloud.vm(image)
-    with rate(cloud.lab, "host1", "100mbit"):
+    with rate(cloud.lab, "host1", "50mbit"):
         running = cloud.start_clone(image, vm)
         wait_for_bytes(cloud.node(vm), SIZE // 4)
         os.truncate(image.file, SIZE // 2)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = "bench.testbed.oned.server"
-SIGNAL_WAIT = 5.0  # seconds until a stopped process counts as stopped
+SIGNAL_WAIT = 30.0  # seconds until a stopped process counts as stopped
 COMMANDS = ("onevm", "oneimage", "onedatastore", "onehost")
 
 
