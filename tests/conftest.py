@@ -8,8 +8,11 @@ from typing import List
 import hypothesis
 import pytest
 
-# No deadline: a loaded machine is not a defect.  No database: a run leaves nothing behind in the tree.
-hypothesis.settings.register_profile("fastcopy", deadline=None, database=None)
+# No deadline: a loaded machine is not a defect.  No database: a run leaves nothing behind in the tree.  The same
+# examples in each run: what fails once fails again; HYPOTHESIS_RANDOM=1 draws others.
+hypothesis.settings.register_profile(
+    "fastcopy", deadline=None, database=None, derandomize="HYPOTHESIS_RANDOM" not in os.environ, print_blob=True
+)
 hypothesis.settings.load_profile("fastcopy")
 
 _LEFT_OUT = "left out: tests marked `root`"

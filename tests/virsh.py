@@ -133,7 +133,7 @@ class Virsh:
         """Whether the guest runs and nothing of it is frozen."""
         return self.state == "running" and not self.frozen
 
-    def wait(self, bound: float = 20.0) -> None:
+    def wait(self, bound: float = 120.0) -> None:
         """Wait until the guest runs again; `AssertionError` if it does not."""
         end = time.monotonic() + bound
         while not self.undisturbed():

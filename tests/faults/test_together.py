@@ -31,7 +31,7 @@ def _started(harness: Harness, walk: Walk, arrow: Arrow, when: str = "before") -
 
 def test_two_clones_of_one_image_are_one_transfer(harness: Harness, plain: Site) -> None:
     walk = Walk(harness, plain, CLONE_COLD)
-    del walk.spec["publishing"]
+    walk.spec["publishing"] = 60.0
     plain.restore(None)
     leader, _ = _started(harness, walk, Arrow("lane", "write disk staging", 3))
     if not plain.disk(VM).parent.joinpath(".disk.0.fastcopy.part").exists():
@@ -50,7 +50,7 @@ def test_two_clones_of_one_image_are_one_transfer(harness: Harness, plain: Site)
 def test_who_comes_when_an_image_is_about_to_get_its_name_waits_for_it(harness: Harness, plain: Site) -> None:
     """The cache's copy is read-only by then, and its fsync may take long; the leader's front-end has its answer."""
     walk = Walk(harness, plain, CLONE_COLD)
-    del walk.spec["publishing"]
+    walk.spec["publishing"] = 60.0
     plain.restore(None)
     leader, _ = _started(harness, walk, Arrow("agent", "sync cache image staging", 1))
     follower = harness.begin({**for_vm(OTHER_VM, walk.spec), "log": str(harness.log)})

@@ -24,7 +24,7 @@ from .site import LOG_FLUSH, NO_LOG_FLUSH, Site
 _ENDS = ("sync", "sync_directory", "rename", "exchange", "move", "unlink")
 _COMMON = re.compile("probe|lease|cache root|make_directory cache$|monitor")
 _OPTIONAL = re.compile("cache|lease|probe|manifest|source key|kept note")
-PATIENCE = 90.0  # seconds for all processes of one run; it takes a fraction of one
+PATIENCE = 600.0  # seconds for all processes of one run; it takes a fraction of one
 
 
 @dataclass

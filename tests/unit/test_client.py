@@ -15,13 +15,13 @@ import pytest
 from tm_fastcopy.frontend.daemon import _MAX_CALL
 
 CLIENT = Path(__file__).resolve().parents[2] / "tm_fastcopy" / "remotes" / "client.py"
-_HELLO = 0.3  # seconds, instead of the twenty that a user waits
+_SHORT = 2.0  # seconds, instead of the twenty that a user waits
 
 
 class House:
     """A front-end on which a test plays the daemon."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, hello: float) -> None:
         self.top = top
         self.state = top / "var" / "fastcopy"
         self.state.mkdir(parents=True, mode=0o700)
@@ -32,7 +32,7 @@ class House:
         script = CLIENT.read_text()
         assert "_HELLO = 20.0 " in script
         self.script = top / "client.py"
-        self.script.write_text(script.replace("_HELLO = 20.0 ", f"_HELLO = {_HELLO} "))
+        self.script.write_text(script.replace("_HELLO = 20.0 ", f"_HELLO = {hello} "))
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(self.state / f"daemon-{os.uname().nodename}.sock"))
         self.listener.listen(4)
@@ -59,7 +59,15 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+    made = House(tmp_path, 20.0)
+    yield made
+    made.listener.close()
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[House]:
+    """Where the client waits a little only until it is heard."""
+    made = House(tmp_path, _SHORT)
     yield made
     made.listener.close()
 
@@ -74,23 +82,23 @@ def test_lines_and_the_code_come_from_the_daemon(house: House) -> None:
     assert not any(field.startswith(b"SECRET") for field in fields)
 
 
-def test_a_daemon_that_does_not_say_that_it_heard_is_done_without(house: House) -> None:
+def test_a_daemon_that_does_not_say_that_it_heard_is_done_without(hasty: House) -> None:
     hung = threading.Event()
-    house.serve(lambda _: (hung.wait(20), None)[1])
-    done = house.call("clone", "x")
+    hasty.serve(lambda _: (hung.wait(20), None)[1])
+    done = hasty.call("clone", "x")
     hung.set()
     assert done.returncode == 7
     assert "in a process of its own: -I -m tm_fastcopy.frontend.main clone x" in done.stderr
 
 
-def test_a_daemon_that_heard_may_take_its_time(house: House) -> None:
+def test_a_daemon_that_heard_may_take_its_time(hasty: House) -> None:
     def slowly(client: socket.socket) -> None:
         client.sendall(b"H\n")
-        threading.Event().wait(3 * _HELLO)
+        threading.Event().wait(1.5 * _SHORT)
         client.sendall(b"X0\n")
 
-    house.serve(slowly)
-    done = house.call("clone", "x")
+    hasty.serve(slowly)
+    done = hasty.call("clone", "x")
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -202,8 +202,11 @@ def test_a_manifest_is_whole_before_it_has_its_name(cache: Cache) -> None:
     assert [details[3] for details in files.details[8:10]] == [f"{manifest_of('A').id}.manifest", f"{KEY}.source"]
 
 
-def test_an_entry_that_is_being_published_can_be_seen_until_it_is_ready(cache: Cache) -> None:
+def test_an_entry_that_is_being_published_can_be_seen_until_it_is_ready(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At every step: whoever looks must never believe that there is nothing to wait for."""
+    monkeypatch.setattr("tm_fastcopy.agent.cache._PUBLISHING", 3600.0)  # an fsync may take long
     image, manifest = make_file(home(cache) / "image", "A"), manifest_of("A")
     seen: List[str] = []
 

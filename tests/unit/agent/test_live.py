@@ -22,7 +22,7 @@ from tm_fastcopy.core.files import Files
 from .conversation import ROOT, Conversation
 
 LETTERS = "AB-CD"
-LIVE = image_messages.OpenLive("raw", "qemu:///system", "one-42", "vda", 5)
+LIVE = image_messages.OpenLive("raw", "qemu:///system", "one-42", "vda", 60)
 
 
 class Sharing(RecordingFiles):
@@ -203,7 +203,8 @@ def test_a_guest_that_stands_still_for_too_long_is_resumed_by_the_waker(
         def clone(self, target: int, source: int) -> bool:
             self.times += 1
             if self.times == 2:
-                virsh.wait()  # a disk that hangs, until the guest goes on without it
+                while "domfsthaw" not in virsh.commands:  # a disk that hangs, until the waker has lost patience
+                    time.sleep(0.01)
             return super().clone(target, source)
 
     monkeypatch.setattr(live, "_BRIEF", 0.3 - LIVE.patience)
@@ -224,7 +225,7 @@ def test_a_waker_that_loses_patience_before_the_suspend_leaves_no_guest_suspende
         honest(self, domain)
 
     monkeypatch.setattr(hypervisor.Hypervisor, "suspend", late)
-    monkeypatch.setattr(live, "_BRIEF", 2.0 - LIVE.patience)  # enough for the freeze on a busy machine
+    monkeypatch.setattr(live, "_BRIEF", 4.0 - LIVE.patience)  # enough for the freeze on a busy machine
     assert "stood still for too long" in talk(Sharing()).refused(LIVE).text
     assert "suspend" in virsh.commands and virsh.undisturbed() and left(base) == ["disk.0"]
 

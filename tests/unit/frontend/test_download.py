@@ -71,6 +71,7 @@ def address() -> Iterator[str]:
 def directory(tmp_path: Path) -> Iterator[int]:
     """Nothing may be left in it, and nothing open."""
     fd = os.open(tmp_path, os.O_RDONLY)
+    gc.collect()  # what earlier tests left
     before = os.listdir("/proc/self/fd")
     yield fd
     gc.collect()  # an error that a test has caught holds what it was raised in
