@@ -203,10 +203,10 @@ def test_a_replaced_driver_is_served_by_a_new_daemon_while_the_old_one_completes
 
 @pytest.mark.parametrize("limits", [("100mbit",), ("10gbit", "100mbit")], ids=["slow", "slow after a while"])
 def test_where_the_link_is_slow_chunks_are_packed(cloud: Cloud, limits: Sequence[str]) -> None:
-    """The image packs to five sixths.  Which way is the better one on a fast link depends on the machine; on this one
-    it is packed, however the transfer began."""
+    """The image packs to a half.  Which way is the better one on a fast link depends on the machine; on this one it is
+    packed, however the transfer began, and whatever earlier ones to this host have taught."""
     begun, size, raw = 24 * MIB, 192 * MIB, 0
-    image = cloud.image(lambda path: symbols(path, size))
+    image = cloud.image(lambda path: symbols(path, size, count=16))
     vm = cloud.vm(image)
     node = cloud.node(vm)
     with rate(cloud.lab, "host1", limits[0]), traffic(node) as seen:
@@ -216,7 +216,7 @@ def test_where_the_link_is_slow_chunks_are_packed(cloud: Cloud, limits: Sequence
             cloud.lab.rate("host1", limit)
             raw = node.rx_bytes() - before  # in whatever way, and more than was waited for where this test is held up
         running.outcome().succeeded()
-    assert 0.8 * size < seen.rx < raw + 0.9 * (size - raw) + 4 * MIB
+    assert 0.45 * size < seen.rx < raw + 0.8 * (size - raw) + 4 * MIB
     assert raw < size - 32 * MIB  # else a raw transfer would pass, too
     assert_cloned(vm, image)
 
