@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, List
 
 PROGRAM = r'''#!%(python)s -IS
 import json, os, shutil, signal, sys, time
@@ -135,8 +135,15 @@ class Virsh:
 
     def wait(self, bound: float = 120.0) -> None:
         """Wait until the guest runs again; `AssertionError` if it does not."""
+        self._await(self.undisturbed, bound)
+
+    def wait_for_call(self, command: str, bound: float = 120.0) -> None:
+        """Wait until virsh was called with a command; `AssertionError` if it is not."""
+        self._await(lambda: command in self.commands, bound)
+
+    def _await(self, true: Callable[[], bool], bound: float) -> None:
         end = time.monotonic() + bound
-        while not self.undisturbed():
+        while not true():
             assert time.monotonic() < end, f"the guest is {self.state}, frozen: {self.frozen}; {self.calls}"
             time.sleep(0.01)
 

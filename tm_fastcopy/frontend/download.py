@@ -58,10 +58,10 @@ class _Deadline:
     may send a header byte by byte."""
 
     def __init__(self, seconds: float) -> None:
-        self._until, self._over = time.monotonic() + seconds, False
+        self._until = time.monotonic() + seconds
         self._connections: List[socket.socket] = []
         self._lock = threading.Lock()
-        self._timer = threading.Timer(max(0.0, seconds), self._pass)
+        self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
         self._timer.start()
 
@@ -70,14 +70,14 @@ class _Deadline:
         made = socket.create_connection(*arguments, **options)
         with self._lock:
             self._connections.append(made.dup())  # one of our own: TLS takes the other one over
-            if self._over:
-                self._cut()
+        if self.passed:
+            self._cut()
         return made
 
     @property
     def passed(self) -> bool:
         """Whether the time has come."""
-        return self._over or time.monotonic() > self._until
+        return time.monotonic() >= self._until
 
     def end(self) -> None:
         """Watch no more."""
@@ -87,15 +87,11 @@ class _Deadline:
                 connection.close()
             self._connections.clear()
 
-    def _pass(self) -> None:
-        with self._lock:
-            self._over = True
-            self._cut()
-
     def _cut(self) -> None:
-        for connection in self._connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
@@ -105,6 +101,7 @@ def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
     def watched(kind: Type[http.client.HTTPConnection]) -> Any:
         def make(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
             made = kind(*arguments, **options)
+            # Not public, but the only place before a TLS handshake, which may drip in as well.
             made._create_connection = deadline.connect  # type: ignore[attr-defined]
             return made
 

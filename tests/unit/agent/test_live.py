@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -203,8 +202,7 @@ def test_a_guest_that_stands_still_for_too_long_is_resumed_by_the_waker(
         def clone(self, target: int, source: int) -> bool:
             self.times += 1
             if self.times == 2:
-                while "domfsthaw" not in virsh.commands:  # a disk that hangs, until the waker has lost patience
-                    time.sleep(0.01)
+                virsh.wait_for_call("domfsthaw")  # a disk that hangs, until the waker has lost patience
             return super().clone(target, source)
 
     monkeypatch.setattr(live, "_BRIEF", 0.3 - LIVE.patience)
@@ -220,8 +218,7 @@ def test_a_waker_that_loses_patience_before_the_suspend_leaves_no_guest_suspende
     honest = hypervisor.Hypervisor.suspend
 
     def late(self: hypervisor.Hypervisor, domain: str) -> None:
-        while not any(line.startswith("domfsthaw") for line in virsh.calls):
-            time.sleep(0.01)  # until the waker has been there
+        virsh.wait_for_call("domfsthaw")  # until the waker has been there
         honest(self, domain)
 
     monkeypatch.setattr(hypervisor.Hypervisor, "suspend", late)

@@ -457,10 +457,11 @@ def test_tokens_that_killed_agents_left_are_swept(sides: Tuple[Side, Side]) -> N
 
 
 def relocate(side: Side, target: Path, full: str = "") -> str:
-    how = ""
-    while not how:  # "": it took its turn's time, and goes on
-        how = side.ask(said.Relocate(str(target), ORIGIN, full), said.Relocated).how
-    return how
+    for _ in range(60):
+        how: str = side.ask(said.Relocate(str(target), ORIGIN, full), said.Relocated).how
+        if how:  # otherwise it took its turn's time, and goes on
+            return how
+    raise AssertionError("it does not end")
 
 
 @pytest.mark.parametrize("lacking", [(), ("move",), ("move", "clone", "clone_range", "exchange")])

@@ -219,7 +219,9 @@ def test_pongs_are_no_answers_and_keep_an_agent_alive(monkeypatch: pytest.Monkey
 
         one, link = agent(answer)
         asked = asyncio.ensure_future(one.ask(messages.OpenSource("raw"), wire.Done))
+        end = honest() + 20.0
         while ahead < 2 * agents.SILENCE and not asked.done():
+            assert honest() < end
             await asyncio.sleep(0)
         assert not asked.done()
         link.say(wire.Done())

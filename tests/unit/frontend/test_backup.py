@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 
+from bench.testbed.processes import alive
 from tests.support import qemu_img
 from tm_fastcopy.core.errors import FastcopyError, NoSpace, Refused
 from tm_fastcopy.frontend import backup as module
@@ -150,14 +151,6 @@ def test_how_a_program_fails_is_one_sentence() -> None:
         run("sh", "-c", "printf 'a\n\n  b\n' >&2; exit 3")
 
 
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("child", ["exec sleep 60", "trap '' TERM; while :; do sleep 0.1; done"], ids=["heeds", "deaf"])
 def test_a_program_without_progress_is_ended_with_its_children(
     child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +162,7 @@ def test_a_program_without_progress_is_ended_with_its_children(
     begun = lambda: (pid.exists() and pid.stat().st_size > 0) or object()  # noqa: E731 - until then all is progress
     with pytest.raises(FastcopyError, match="no progress for"):
         run("sh", "-c", 'sh -c "$1" "$0"; true', str(pid), f'echo $$ > "$0"; {child}', stall=0.5, progress=begun)
-    assert not lives(int(pid.read_text()))
+    assert not alive(int(pid.read_text()))
 
 
 def test_who_is_cancelled_ends_the_program_first() -> None:
@@ -182,7 +175,7 @@ def test_who_is_cancelled_ends_the_program_first() -> None:
             pid = int(output.read())
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            return lives(pid)
+            return alive(pid)
 
     assert asyncio.run(main()) is False
 
